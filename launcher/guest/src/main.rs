@@ -1,1 +1,37 @@
-fn main() {}
+//! First process of a guest.
+//!
+//! The one decision behind this program: everything that a bottle promises about the inside of a guest is in place
+//! *before* the agent's first instruction. Forwarders are bound, the lease is held, inherited descriptors are closed and
+//! `no_new_privs` is set, or the program exits with status 125 and the agent never runs. It then stays process 1: it
+//! passes signals on, reaps orphans and exits with the agent's status.
+
+mod args;
+mod descent;
+mod edge;
+mod forward;
+mod init;
+mod relay;
+
+use std::process::ExitCode;
+
+/// Exit status when the guest could not be prepared; the command was not started.
+const CANNOT_PREPARE: u8 = 125;
+
+fn main() -> ExitCode {
+    // Before anything else opens a descriptor: from here on everything is ours and close-on-exec.
+    edge::close_inherited();
+    let args = match args::Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("bottle-guest: {error}\n{}", args::USAGE);
+            return ExitCode::from(CANNOT_PREPARE);
+        }
+    };
+    match init::run(args) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("bottle-guest: {error}");
+            ExitCode::from(CANNOT_PREPARE)
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Preparing the guest, running the command, reaping.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use signal_hook::consts::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::Signals;
+
+use crate::args::Args;
+use crate::descent;
+use crate::forward::{BindError, Forwarder};
+
+/// Signals passed on to the command.
+const PASSED_ON: [i32; 8] = [
+    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT,
+];
+
+/// Status after the lease ended, as if by SIGTERM.
+pub const LEASE_LOST: u8 = 143;
+
+/// Set when the lease ended: the guest then exits with [`LEASE_LOST`], whatever the command makes of its SIGTERM.
+pub static LEASE_ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Why the guest could not be prepared.
+#[derive(Debug)]
+pub enum InitError {
+    /// The working directory cannot be entered.
+    Workdir(PathBuf, io::Error),
+    /// A forwarder or the lease.
+    Forward(BindError),
+    /// `no_new_privs`, the reaper's role or signal handling.
+    Process(&'static str, io::Error),
+}
+
+/// Prepares the guest, runs the command and returns its exit status: its own code, 128 + n for signal n, 126 when it
+/// cannot be executed, 127 when it is not found.
+pub fn run(args: Args) -> Result<u8, InitError> {
+    if let Some(dir) = &args.workdir {
+        std::env::set_current_dir(dir).map_err(|error| InitError::Workdir(dir.clone(), error))?;
+    }
+    let mut signals = Signals::new(PASSED_ON.iter().chain([&SIGCHLD]))
+        .map_err(|error| InitError::Process("handle signals", error))?;
+    // Without being process 1 (a backend may have an init of its own), orphans still come to us.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| InitError::Process("become the reaper of orphans", error.into()))?;
+    // A thread takes this over from the one that starts it, so it comes before the first.
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|error| InitError::Process("set no_new_privs", error.into()))?;
+    let forwarder =
+        Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;
+    forwarder
+        .start()
+        .map_err(|error| InitError::Process("start the forwarding thread", error))?;
+
+    let command = match spawn(&args.command) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("bottle-guest: cannot run {:?}: {error}", args.command[0]);
+            return Ok(if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            });
+        }
+    };
+    for signal in signals.forever() {
+        if signal == SIGCHLD {
+            if let Some(status) = reap(command) {
+                descent::end_all(Signal::KILL);
+                return Ok(if LEASE_ENDED.load(Ordering::Acquire) {
+                    LEASE_LOST
+                } else {
+                    status
+                });
+            }
+        } else if let Some(signal) = Signal::from_named_raw(signal) {
+            // ESRCH: it has ended, and SIGCHLD is on its way.
+            let _ = rustix::process::kill_process(command, signal);
+        }
+    }
+    unreachable!("the signal iterator has no end while its handle is not closed")
+}
+
+fn spawn(command_line: &[OsString]) -> io::Result<Pid> {
+    let mut command = Command::new(&command_line[0]);
+    command.args(&command_line[1..]).process_group(0);
+    if io::stdin().is_terminal() {
+        crate::edge::take_terminal(&mut command);
+    }
+    // Dropping the `Child` neither kills nor waits: `reap` waits for every child alike.
+    let id = command.spawn()?.id();
+    Ok(Pid::from_raw(id as i32).expect("a process id is positive"))
+}
+
+/// Reaps all that ended; the status of `command` when it is among them.
+fn reap(command: Pid) -> Option<u8> {
+    let mut ended = None;
+    while let Ok(Some((pid, status))) =
+        rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED)
+    {
+        if status.stopped() {
+            // Nobody in the guest could continue the command that its own Ctrl-Z stopped.
+            if pid == command && status.stopping_signal() == Some(Signal::TSTP.as_raw()) {
+                let _ = rustix::process::kill_process_group(command, Signal::CONT);
+            }
+        } else if pid == command {
+            ended = Some(exit_code(status));
+        }
+    }
+    ended
+}
+
+fn exit_code(status: WaitStatus) -> u8 {
+    let status = std::process::ExitStatus::from_raw(status.as_raw());
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(255);
+    u8::try_from(code).unwrap_or(255)
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workdir(dir, error) => write!(
+                f,
+                "cannot enter the working directory {}: {error}",
+                dir.display()
+            ),
+            Self::Forward(error) => error.fmt(f),
+            Self::Process(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for InitError {}

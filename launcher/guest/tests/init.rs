@@ -1,0 +1,288 @@
+//! The guest's init as a real process: exit codes, signals, reaping, descriptors, the terminal.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn guest() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_bottle-guest"))
+}
+
+fn sh(script: &str) -> Output {
+    guest().args(["--", "sh", "-c", script]).output().unwrap()
+}
+
+fn started(script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = guest()
+        .args(["--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, lines)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[rstest::rstest]
+#[case("exit 0", 0)]
+#[case("exit 7", 7)]
+#[case("exit 255", 255)]
+#[case("kill -KILL $$", 137)]
+#[case("kill -TERM $$", 143)]
+fn exits_with_the_status_of_the_command(#[case] script: &str, #[case] expected: i32) {
+    assert_eq!(sh(script).status.code(), Some(expected));
+}
+
+#[test]
+fn a_command_that_cannot_run_is_126_or_127() {
+    let missing = guest().args(["--", "/no/such/program"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
+    assert_eq!(
+        guest()
+            .args(["--", "/etc/passwd"])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(126)
+    );
+}
+
+#[test]
+fn what_cannot_be_prepared_is_125_and_nothing_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("ran");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("{}=/run/none.sock", taken.local_addr().unwrap());
+    for options in [
+        vec!["--workdir", "/no/such/directory"],
+        vec!["--lease", "/no/such/socket"],
+        vec!["--forward", &taken],
+        vec!["--forward", "0.0.0.0:1=/run/none.sock"],
+        vec!["--unknown"],
+    ] {
+        let output = guest()
+            .args(&options)
+            .args(["--", "touch"])
+            .arg(&mark)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(125), "{options:?}");
+        assert!(!output.stderr.is_empty(), "{options:?}");
+        assert!(!mark.exists(), "{options:?}");
+    }
+}
+
+#[test]
+fn signals_are_passed_on() {
+    for (name, number) in [
+        ("TERM", 15),
+        ("INT", 2),
+        ("HUP", 1),
+        ("QUIT", 3),
+        ("USR1", 10),
+        ("USR2", 12),
+        ("WINCH", 28),
+    ] {
+        let script = format!("trap 'exit 99' {name}; echo ready; while :; do sleep 0.02; done");
+        let (mut child, _lines) = started(&script);
+        signal(&child, Signal::from_named_raw(number).unwrap());
+        assert_eq!(child.wait().unwrap().code(), Some(99), "{name}");
+    }
+}
+
+#[test]
+fn orphans_are_reaped() {
+    // Twenty grandchildren end while the command lives; none may be left as a zombie below the guest's init.
+    let (mut child, _lines) = started(
+        "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.01 & sleep 0.01 &) ; done; sleep 0.3; echo ready; sleep 5",
+    );
+    let init = child.id();
+    let until = Instant::now() + Duration::from_secs(3);
+    loop {
+        let zombies = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
+            .filter(|stat| stat.contains(&format!(") Z {init} ")))
+            .count();
+        if zombies == 0 {
+            break;
+        }
+        assert!(Instant::now() < until, "{zombies} zombies");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn the_end_of_the_command_ends_what_it_left() {
+    let output = sh("setsid sleep 600 >/dev/null 2>&1 & echo $!");
+    let left: i32 = String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let gone = || {
+        fs::read_to_string(format!("/proc/{left}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    };
+    let until = Instant::now() + Duration::from_secs(2);
+    while !gone() {
+        assert!(Instant::now() < until, "process {left} lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn inherited_descriptors_are_closed_and_no_new_privs_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "leaked").unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "exec 7<\"$1\" 9<\"$1\"; exec \"$0\" -- sh -c 'ls /proc/self/fd; grep NoNewPrivs /proc/self/status'"])
+        .arg(env!("CARGO_BIN_EXE_bottle-guest"))
+        .arg(&secret)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    // 0, 1, 2 and the directory that `ls` itself has open.
+    assert_eq!(stdout, "0\n1\n2\n3\nNoNewPrivs:\t1\n");
+}
+
+#[test]
+fn the_lease_ends_the_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lease.sock");
+    let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut child = guest()
+        .arg("--lease")
+        .arg(&path)
+        .args([
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let (mut held, _) = bundle.accept().unwrap();
+    held.write_all(b"a word is no end").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "the guest lives while the lease does"
+    );
+    drop(held);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_guest_that_ignores_the_lease_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lease.sock");
+    let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut child = guest()
+        .arg("--lease")
+        .arg(&path)
+        .args([
+            "--",
+            "sh",
+            "-c",
+            "trap '' TERM; echo ready; while :; do sleep 0.1; done",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let start = Instant::now();
+    drop(bundle.accept().unwrap());
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(143), None));
+    assert!(
+        start.elapsed() >= Duration::from_millis(1900) && start.elapsed() < Duration::from_secs(4)
+    );
+}
+
+/// A guest on a terminal of its own, through `setsid --ctty`.
+fn on_terminal(script: &str) -> (Child, fs::File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let controller =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let child = Command::new("setsid")
+        .args([
+            "--ctty",
+            "--wait",
+            env!("CARGO_BIN_EXE_bottle-guest"),
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal.try_clone().unwrap())
+        .stderr(terminal)
+        .spawn()
+        .unwrap();
+    let controller = fs::File::from(controller);
+    assert!(controller.as_raw_fd() > 2);
+    (child, controller)
+}
+
+fn read_until(controller: &mut fs::File, what: &str) -> String {
+    let mut seen = String::new();
+    let mut byte = [0; 64];
+    while !seen.contains(what) {
+        let count = controller.read(&mut byte).unwrap_or(0);
+        assert!(count > 0, "the terminal closed after {seen:?}");
+        seen.push_str(&String::from_utf8_lossy(&byte[..count]));
+    }
+    seen
+}
+
+#[test]
+fn ctrl_c_reaches_the_command_once() {
+    let (mut child, mut terminal) = on_terminal(
+        "n=0; trap 'n=$((n+1))' INT; echo ready; i=0; while [ $i -lt 30 ]; do sleep 0.02; i=$((i+1)); done; exit $((40+n))",
+    );
+    read_until(&mut terminal, "ready");
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(41));
+}
+
+#[test]
+fn ctrl_z_does_not_park_the_guest_for_ever() {
+    let (mut child, mut terminal) = on_terminal("echo ready; sleep 0.3; echo went on; exit 5");
+    read_until(&mut terminal, "ready");
+    terminal.write_all(b"\x1a").unwrap();
+    read_until(&mut terminal, "went on");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
