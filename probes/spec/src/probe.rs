@@ -96,7 +96,7 @@ pub enum Disturbance {
 }
 
 /// A case that the runner performs from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RunnerCase {
     /// LC-01: launches a bottle, closes it, and compares an inventory of this kind with the one before.
     InventoryAfterStop(InventoryKind),
