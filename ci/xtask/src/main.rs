@@ -1,1 +1,65 @@
-fn main() {}
+//! The project's own commands: `cargo xtask conform`, `cargo xtask test`, and what they are made of.
+//!
+//! Exit codes: 0 done; 1 a step failed; 69 no container engine and none could be installed; otherwise the exit code of
+//! `bottle-conform` (see its README section).
+
+mod arrows;
+mod bench;
+mod build;
+mod conform;
+mod engine;
+mod process;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and proves bottle")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sets up what is missing, builds, attacks real bottles and shows the verdicts.
+    Conform(conform::Arguments),
+    /// Sets up what is missing and runs every test.
+    Test(test::Arguments),
+    /// Builds the static parts and the two programs.
+    Build,
+    /// Finds, installs and starts the container engine.
+    Engine,
+    /// Measures, side by side with what one would use instead.
+    Bench(bench::Arguments),
+    /// Checks the repository's own rules (file sizes, names, unsafe code, machine paths).
+    Tidy,
+    /// Checks which crate may depend on which.
+    Arrows,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Conform(arguments) => conform::conform(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Build => build::build().map(|_| ExitCode::SUCCESS),
+        Command::Engine => engine::ensure().map(|()| ExitCode::SUCCESS),
+        Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Tidy => tidy::tidy(),
+        Command::Arrows => arrows::arrows(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<engine::NoEngine>() {
+                ExitCode::from(69)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

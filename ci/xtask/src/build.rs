@@ -1,0 +1,139 @@
+//! Builds the static parts that run inside guests and bundles, then the two programs that embed them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::process::{cargo, run, say, target};
+
+/// Flags of everything static. The `getrandom` setting keeps the crate from looking for `getrandom(2)` by `dlsym`, which a
+/// static program has not, and from falling back to a `/dev/urandom` that an empty root may lack.
+const STATIC_FLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
+
+/// A part: package, profile, features, and the name under which it is kept.
+struct Part {
+    package: &'static str,
+    profile: &'static str,
+    features: &'static [&'static str],
+    name: &'static str,
+}
+
+/// In this order: the bundle embeds the guest's init.
+const PARTS: &[Part] = &[
+    Part {
+        package: "bottle-guest",
+        profile: "guest",
+        features: &[],
+        name: "bottle-guest",
+    },
+    Part {
+        package: "bottle-probe",
+        profile: "guest",
+        features: &[],
+        name: "bottle-probe",
+    },
+    Part {
+        package: "bottle-bundle",
+        profile: "release",
+        features: &[],
+        name: "bottle-bundle",
+    },
+    Part {
+        package: "bottle-bundle",
+        profile: "release",
+        features: &["leaky"],
+        name: "bottle-bundle-leaky",
+    },
+    Part {
+        package: "bottle-witness",
+        profile: "release",
+        features: &[],
+        name: "bottle-witness",
+    },
+];
+
+/// The programs for the host.
+const PROGRAMS: &[&str] = &["bottle", "bottle-conform"];
+
+/// Where the two programs are.
+pub struct Built {
+    /// Directory with `bottle` and `bottle-conform`.
+    pub programs: PathBuf,
+}
+
+/// Builds everything.
+pub fn build() -> anyhow::Result<Built> {
+    let triple = triple()?;
+    let parts = target().join("parts");
+    fs::create_dir_all(&parts)?;
+    for part in PARTS {
+        say(&format!("building {}", part.name));
+        let mut command = cargo();
+        command
+            .args([
+                "build",
+                "--locked",
+                "--profile",
+                part.profile,
+                "--target",
+                &triple,
+                "-p",
+                part.package,
+            ])
+            .env("RUSTFLAGS", STATIC_FLAGS)
+            .env("BOTTLE_PARTS_DIR", &parts);
+        for feature in part.features {
+            command.args(["--features", feature]);
+        }
+        run(&mut command)?;
+        keep(&output(&triple, part.profile, part.package), &parts.join(part.name))?;
+    }
+    say("building bottle and bottle-conform");
+    let mut command = cargo();
+    command
+        .args(["build", "--locked", "--release", "--target", &triple])
+        .env("RUSTFLAGS", STATIC_FLAGS)
+        .env("BOTTLE_PARTS_DIR", &parts);
+    for program in PROGRAMS {
+        command.args(["-p", program]);
+    }
+    run(&mut command)?;
+    let programs = target().join("programs");
+    fs::create_dir_all(&programs)?;
+    for program in PROGRAMS {
+        keep(&output(&triple, "release", program), &programs.join(program))?;
+    }
+    Ok(Built { programs })
+}
+
+/// Where cargo leaves a program.
+fn output(triple: &str, profile: &str, program: &str) -> PathBuf {
+    target().join(triple).join(profile).join(program)
+}
+
+/// Copies a file when it differs, so that what embeds it is not built again for nothing.
+fn keep(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let new = fs::read(from).with_context(|| format!("expected a built program at {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    // A running program cannot be overwritten; a new file in its place can be made.
+    if to.exists() {
+        fs::remove_file(to)?;
+    }
+    fs::copy(from, to).with_context(|| format!("could not copy to {}", to.display()))?;
+    Ok(())
+}
+
+/// The target of guests and programs: Linux with this machine's architecture.
+fn triple() -> anyhow::Result<String> {
+    if cfg!(not(target_os = "linux")) {
+        bail!(
+            "the guest parts are Linux programs and are built on Linux only as yet; expected a Linux machine, found {}; \
+             build in a Linux container or VM",
+            std::env::consts::OS
+        );
+    }
+    Ok(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+}

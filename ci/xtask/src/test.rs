@@ -1,0 +1,51 @@
+//! `cargo xtask test`: every test there is.
+
+use std::process::ExitCode;
+
+use crate::process::{cargo, code, say, target};
+use crate::{arrows, build, engine, tidy};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Leaves out the tests that need a container engine, and says which.
+    #[arg(long)]
+    no_engine: bool,
+    /// Arguments for the test harness (`-- NAME` filters).
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Runs the repository's rules, then the tests of all crates; fails without an engine unless told otherwise.
+pub fn test(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if !arguments.no_engine {
+        engine::ensure()?;
+    }
+    build::build()?;
+    for (name, rule) in [
+        ("tidy", tidy::tidy as fn() -> anyhow::Result<ExitCode>),
+        ("arrows", arrows::arrows),
+    ] {
+        say(name);
+        if rule()? != ExitCode::SUCCESS {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    say("cargo test --workspace");
+    let mut command = cargo();
+    command
+        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+        .env("BOTTLE_PARTS_DIR", target().join("parts"));
+    if arguments.no_engine {
+        command.env("BOTTLE_TEST_NO_ENGINE", "1");
+    }
+    if !arguments.rest.is_empty() {
+        command.arg("--").args(&arguments.rest);
+    }
+    let result = code(&mut command)?;
+    if arguments.no_engine {
+        say(
+            "left out by --no-engine: every test on a real engine (crates bottle-docker, bottle-launch, bottle, bottle-conform), among them the matrix",
+        );
+    }
+    Ok(ExitCode::from(result))
+}
