@@ -36,7 +36,7 @@ pub enum Role {
 }
 
 /// A failure of a backend call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {problem}")]
 pub struct BackendError {
     /// What was asked, for example `create network bottle-x-inner`.
@@ -196,7 +196,8 @@ pub trait Backend: Send + Sync {
     ) -> BoxFuture<'a, Result<NetworkMade, BackendError>>;
 
     /// Makes a volume.
-    fn create_volume<'a>(&'a self, plan: &'a VolumePlan, labels: &'a Labels) -> BoxFuture<'a, Result<(), BackendError>>;
+    fn create_volume<'a>(&'a self, plan: &'a VolumePlan, labels: &'a Labels)
+    -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Makes a container, not started. `subnets` has the subnet of every network by name.
     fn create<'a>(
@@ -233,7 +234,13 @@ pub trait Backend: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Unpacks a tar archive below a directory of it.
-    fn put<'a>(&'a self, role: Role, id: &'a str, directory: &'a str, archive: Bytes) -> BoxFuture<'a, Result<(), BackendError>>;
+    fn put<'a>(
+        &'a self,
+        role: Role,
+        id: &'a str,
+        directory: &'a str,
+        archive: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Waits for its end; its exit code. Must be called before the end may happen when `auto_remove` is set.
     fn wait<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>>;
@@ -245,7 +252,11 @@ pub trait Backend: Send + Sync {
     fn remove<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Everything in the engine that has this label (and value, when given).
-    fn inventory<'a>(&'a self, label: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Resource>, BackendError>>;
+    fn inventory<'a>(
+        &'a self,
+        label: &'a str,
+        value: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Resource>, BackendError>>;
 }
 
 /// A network that was made.

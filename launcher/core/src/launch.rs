@@ -1,0 +1,300 @@
+//! The order of a launch.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bottle_backend::{Backend, BackendErrorKind, Observed, Role};
+use bottle_plan::Plan;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::bottle::Bottle;
+use crate::drift::{container_drift, network_drift};
+use crate::error::{LaunchError, LaunchFailure};
+use crate::events::Phase;
+use crate::secrets::Secrets;
+use crate::start::{Half, RunningBundle, backend_failed};
+use crate::state;
+use crate::sweep::{SweepScope, sweep};
+use crate::teardown::{StepKind, Teardown, TeardownReport};
+
+/// Told in a few words what is going on.
+pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What a launch needs beside the plan.
+#[derive(Clone)]
+pub struct LaunchOptions {
+    /// Value of the `bottle.run` label.
+    pub run: String,
+    /// The launcher's state directory; a bottle's own is `bottles/SLUG` below it.
+    pub state_dir: PathBuf,
+    /// The bundle's image (reference and `docker save` archive), loaded when the engine does not have it.
+    pub bundle_archive: Option<(String, Bytes)>,
+    /// Told what is going on.
+    pub progress: Option<Progress>,
+    /// Whether to attach to the guest's own streams before its start; see [`Bottle::guest_streams`].
+    pub guest_stdio: bool,
+    /// How long the bundle may take to be ready.
+    pub ready_within: Duration,
+    /// Becomes `true` when the launch is to stop and undo what it did. Prefer this to dropping the future of [`launch`]:
+    /// a dropped one leaves its remains to the next sweep.
+    pub cancel: Option<watch::Receiver<bool>>,
+}
+
+impl LaunchOptions {
+    /// Options with a 20 s limit for the bundle, nothing attached and nobody told.
+    pub fn new(run: impl Into<String>, state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            run: run.into(),
+            state_dir: state_dir.into(),
+            bundle_archive: None,
+            progress: None,
+            guest_stdio: false,
+            ready_within: Duration::from_secs(20),
+            cancel: None,
+        }
+    }
+}
+
+/// Makes a bottle. On failure everything made so far is removed again before this returns.
+///
+/// Order: sweep, state directory, images with networks and volumes, the bundle until it is ready (the guest is created
+/// meanwhile), comparison of everything with the plan, start of the guest.
+pub async fn launch(
+    plan: Plan,
+    secrets: Secrets,
+    backend: Arc<dyn Backend>,
+    options: LaunchOptions,
+) -> Result<Bottle, LaunchError> {
+    let cancel = options.cancel.clone();
+    let site = Site {
+        plan,
+        backend,
+        options,
+        teardown: Teardown::default(),
+        tasks: Mutex::default(),
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = cancelled(cancel) => Err(LaunchFailure::Cancelled),
+        outcome = site.run(secrets) => outcome,
+    };
+    match outcome {
+        Ok(parts) => Ok(site.into_bottle(parts)),
+        Err(failure) => {
+            let undone = if site.plan.lifecycle.teardown {
+                site.teardown.run().await
+            } else {
+                TeardownReport::default()
+            };
+            site.take_tasks().iter().for_each(JoinHandle::abort);
+            Err(LaunchError { failure, undone })
+        }
+    }
+}
+
+async fn cancelled(cancel: Option<watch::Receiver<bool>>) {
+    if let Some(mut cancel) = cancel
+        && cancel.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    // Nobody can cancel (any more).
+    std::future::pending().await
+}
+
+/// A launch under way.
+pub(crate) struct Site {
+    pub(crate) plan: Plan,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) options: LaunchOptions,
+    pub(crate) teardown: Teardown,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What a launch comes to.
+struct Parts {
+    subnets: BTreeMap<String, String>,
+    bundle: RunningBundle,
+    bundle_seen: Observed,
+    guest: Half,
+    guest_seen: Observed,
+}
+
+impl Site {
+    async fn run(&self, secrets: Secrets) -> Result<Parts, LaunchFailure> {
+        self.check(&secrets)?;
+        if self.plan.lifecycle.sweep {
+            self.say("sweeping");
+            self.sweep().await;
+        }
+        self.make_state()?;
+        self.say("making networks and volumes");
+        // Joined, not raced: a creation that is dropped half-way could leave something that nobody knows of.
+        let (images, subnets, volumes) = tokio::join!(self.images(), self.networks(), self.volumes());
+        images?;
+        volumes?;
+        let subnets = subnets?;
+        let (bundle, guest) = if self.plan.lifecycle.bundle_first {
+            self.bundle_then_guest(secrets, &subnets).await?
+        } else {
+            let guest = self.create_half(Role::Guest, &subnets).await?;
+            self.start_half(Role::Guest, &guest).await?;
+            let bundle = self.start_bundle(secrets, &subnets).await?;
+            self.await_ready(&bundle).await?;
+            (bundle, guest)
+        };
+        let (bundle_seen, mut guest_seen) = self.compare(&bundle, &guest).await?;
+        if self.plan.lifecycle.bundle_first {
+            self.say("starting the guest");
+            self.start_half(Role::Guest, &guest).await?;
+            guest_seen = self.see_started(&guest, guest_seen).await?;
+        }
+        Ok(Parts {
+            subnets,
+            bundle,
+            bundle_seen,
+            guest,
+            guest_seen,
+        })
+    }
+
+    pub(crate) fn say(&self, what: &str) {
+        tracing::debug!(bottle = self.plan.slug, "{what}");
+        if let Some(progress) = &self.options.progress {
+            progress(what);
+        }
+    }
+
+    fn check(&self, secrets: &Secrets) -> Result<(), LaunchFailure> {
+        if self.plan.backend != self.backend.kind() {
+            return Err(LaunchFailure::WrongBackend {
+                planned: self.plan.backend,
+                given: self.backend.kind(),
+            });
+        }
+        let names = secrets.missing(&self.plan.token_env);
+        if !names.is_empty() {
+            return Err(LaunchFailure::SecretsMissing { names });
+        }
+        Ok(())
+    }
+
+    /// What a dead launcher left must not keep a new one from starting, so problems are only logged.
+    async fn sweep(&self) {
+        let scope = SweepScope {
+            state_dir: Some(self.options.state_dir.clone()),
+            run: None,
+        };
+        match sweep(&*self.backend, &scope).await {
+            Ok(report) => report.log(),
+            Err(error) => tracing::warn!(%error, "sweep"),
+        }
+    }
+
+    fn make_state(&self) -> Result<(), LaunchFailure> {
+        let directory = state::state_path(&self.options.state_dir, &self.plan.slug);
+        let existed = std::fs::symlink_metadata(&directory).is_ok();
+        if !existed {
+            let keep: Vec<String> = self
+                .plan
+                .state
+                .iter()
+                .filter(|file| file.keep)
+                .map(|file| file.name.clone())
+                .collect();
+            let undo = directory.clone();
+            self.teardown
+                .push(StepKind::StateDirectory, directory.display().to_string(), async move {
+                    state::remove(&undo, &keep)
+                });
+        }
+        state::make(&self.options.state_dir, &self.plan)
+    }
+
+    async fn bundle_then_guest(
+        &self,
+        secrets: Secrets,
+        subnets: &BTreeMap<String, String>,
+    ) -> Result<(RunningBundle, Half), LaunchFailure> {
+        let bundle = self.start_bundle(secrets, subnets).await?;
+        self.say("waiting for the bundle");
+        let (ready, guest) = tokio::join!(self.await_ready(&bundle), self.create_half(Role::Guest, subnets));
+        ready?;
+        Ok((bundle, guest?))
+    }
+
+    /// Reads back what the engine applied and refuses any difference from the plan.
+    async fn compare(&self, bundle: &RunningBundle, guest: &Half) -> Result<(Observed, Observed), LaunchFailure> {
+        self.say("comparing with the plan");
+        let networks = futures_util::future::join_all(
+            self.plan
+                .networks
+                .iter()
+                .map(|network| self.backend.observe_network(&network.name)),
+        );
+        let (bundle_seen, guest_seen, networks) = tokio::join!(
+            self.backend.observe(Role::Bundle, &bundle.half.id),
+            self.backend.observe(Role::Guest, &guest.id),
+            networks
+        );
+        let bundle_seen = match bundle_seen {
+            Err(error) if error.kind == BackendErrorKind::NotFound => return Err(bundle.ended().await),
+            other => other.map_err(backend_failed("reading back the bundle"))?,
+        };
+        let guest_seen = guest_seen.map_err(backend_failed("reading back the guest"))?;
+        let mut drifts = container_drift("bundle", &self.plan.bundle, &bundle_seen.applied);
+        drifts.extend(container_drift("guest", &self.plan.guest, &guest_seen.applied));
+        for (planned, seen) in self.plan.networks.iter().zip(networks) {
+            let seen = seen.map_err(backend_failed("reading back a network"))?;
+            drifts.extend(network_drift(planned, &seen));
+        }
+        if drifts.is_empty() {
+            Ok((bundle_seen, guest_seen))
+        } else {
+            Err(LaunchFailure::Drift { drifts })
+        }
+    }
+
+    /// Addresses, process id and published ports exist only after the start. A guest that has ended and is gone already is
+    /// no failure of the launch: its exit code tells.
+    async fn see_started(&self, guest: &Half, before: Observed) -> Result<Observed, LaunchFailure> {
+        match self.backend.observe(Role::Guest, &guest.id).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(before),
+            other => other.map_err(backend_failed("reading back the started guest")),
+        }
+    }
+
+    fn take_tasks(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn into_bottle(self, parts: Parts) -> Bottle {
+        let (ca_pem, ready_after_ms) = match &*parts.bundle.heard.phase().borrow() {
+            Phase::Ready { ca_pem, after_ms } => (ca_pem.clone(), *after_ms),
+            _ => parts.bundle.ready(),
+        };
+        Bottle {
+            state: state::state_path(&self.options.state_dir, &self.plan.slug),
+            tasks: self.take_tasks(),
+            plan: self.plan,
+            backend: self.backend,
+            guest: parts.guest_seen,
+            bundle: parts.bundle_seen,
+            subnets: parts.subnets,
+            ca_pem,
+            ready_after_ms,
+            streams: Mutex::new(parts.guest.take_streams()),
+            lease: Mutex::new(Some(parts.bundle.input)),
+            heard: parts.bundle.heard,
+            guest_exit: parts.guest.exit,
+            bundle_exit: parts.bundle.half.exit,
+            teardown: self.teardown,
+            closed: AtomicBool::new(false),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The launcher's directory of one bottle: `STATE/bottles/SLUG/`.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bottle_plan::Plan;
+
+use crate::error::LaunchFailure;
+use crate::owner::Owner;
+
+/// File with the owner's process id, start and place, one a line.
+pub(crate) const OWNER_FILE: &str = "owner";
+/// File with the plan, as JSON.
+pub(crate) const PLAN_FILE: &str = "plan.json";
+
+/// Directory of a bottle's state below the launcher's state directory.
+pub fn state_path(state_dir: &Path, slug: &str) -> PathBuf {
+    state_dir.join("bottles").join(slug)
+}
+
+/// Makes the directory (0700) and its files; none may exist before.
+pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LaunchFailure::State { path, source }
+    };
+    if !is_component(&plan.slug) {
+        let problem = std::io::Error::other("a slug must be one path component");
+        return Err(fail(state_dir)(problem));
+    }
+    let bottles = state_dir.join("bottles");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&bottles)
+        .map_err(fail(&bottles))?;
+    check_owned(&bottles).map_err(fail(&bottles))?;
+    let directory = state_path(state_dir, &plan.slug);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&directory)
+        .map_err(fail(&directory))?;
+    let owner = Owner::current();
+    let owner = format!("{}\n{}\n{}\n", owner.pid, owner.start, owner.place);
+    write(&directory.join(OWNER_FILE), owner.as_bytes(), 0o600)?;
+    let json = serde_json::to_vec_pretty(plan).map_err(|error| fail(&directory)(error.into()))?;
+    write(&directory.join(PLAN_FILE), &json, 0o600)?;
+    for file in &plan.state {
+        let path = directory.join(&file.name);
+        if !is_component(&file.name) || matches!(file.name.as_str(), OWNER_FILE | PLAN_FILE) {
+            let problem = "a state file's name must be one path component and none of the launcher's own";
+            return Err(fail(&path)(std::io::Error::other(problem)));
+        }
+        write(&path, file.content.as_bytes(), file.mode)?;
+    }
+    Ok(())
+}
+
+/// Removes what [`make`] made, and whatever was added to it, except files that the plan says are kept.
+pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
+    let said = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    if keep.is_empty() {
+        return match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(said(directory, error)),
+            _ => Ok(()),
+        };
+    }
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| said(directory, error))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| said(directory, error))?;
+        if !keep.iter().any(|name| entry.file_name() == name.as_str()) {
+            std::fs::remove_file(entry.path()).map_err(|error| said(&entry.path(), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The owner noted in a bottle's directory.
+pub(crate) fn owner_of(directory: &Path) -> Option<Owner> {
+    let text = std::fs::read_to_string(directory.join(OWNER_FILE)).ok()?;
+    let mut lines = text.lines();
+    Some(Owner {
+        pid: lines.next()?.parse().ok()?,
+        start: lines.next()?.parse().ok()?,
+        place: lines.next()?.to_owned(),
+    })
+}
+
+fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
+/// Another user's directory, or one that others may write, could have links put into it.
+fn check_owned(directory: &Path) -> std::io::Result<()> {
+    let found = std::fs::symlink_metadata(directory)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(std::io::Error::other(
+            "must be a directory (no link) of this user that no one else may write to",
+        ));
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LaunchFailure> {
+    let make = || {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)?;
+        // The process's umask may have taken bits away.
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.write_all(content)
+    };
+    make().map_err(|source| LaunchFailure::State {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,145 @@
+//! Removes what dead launchers left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bottle_backend::{Backend, BackendError, Resource, ResourceKind, Role};
+use bottle_plan::{LABEL_OWNER_PID, LABEL_RUN, LABEL_SLUG};
+
+use crate::owner::{LABEL_MADE, Owner, OwnerState};
+use crate::state;
+
+/// Remains of an owner that cannot be looked up from here are taken for dead when none of their containers runs (a live
+/// launcher holds its bundle's lease) and they are older than this, which is longer than any launch takes.
+const FOREIGN_AGE: Duration = Duration::from_secs(600);
+
+/// What to sweep.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepScope {
+    /// The launcher's state directory, when directories of dead bottles are to go too.
+    pub state_dir: Option<PathBuf>,
+    /// Only what belongs to this run.
+    pub run: Option<String>,
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct SweepReport {
+    /// Engine objects that were removed (or were gone when it was their turn).
+    pub removed: Vec<Resource>,
+    /// State directories that were removed.
+    pub directories: Vec<PathBuf>,
+    /// What could not be removed, and why.
+    pub failed: Vec<(String, String)>,
+    /// How many objects belong to live owners and were left alone.
+    pub alive: usize,
+    /// How many objects belong to owners that cannot be looked up from here, and were left alone.
+    pub foreign: usize,
+}
+
+impl SweepReport {
+    pub(crate) fn log(&self) {
+        for resource in &self.removed {
+            tracing::info!(kind = ?resource.kind, name = resource.name, "removed what a dead launcher left");
+        }
+        for (what, problem) in &self.failed {
+            tracing::warn!(what, problem, "a dead launcher's remains stay");
+        }
+    }
+}
+
+/// Removes everything with our labels whose owner process is dead: containers, then networks and volumes, then state
+/// directories. Never touches what has no complete labels or a live owner. Several sweeps may run at once.
+pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepReport, BackendError> {
+    let mut found = backend.inventory(LABEL_OWNER_PID, None).await?;
+    if let Some(run) = &scope.run {
+        found.retain(|resource| resource.labels.get(LABEL_RUN) == Some(run));
+    }
+    let foreign_dead = foreign_dead(backend, &found).await;
+    let mut report = SweepReport::default();
+    let mut dead = Vec::new();
+    for resource in found {
+        match Owner::of(&resource.labels).map(|owner| (owner.state(), owner)) {
+            // A resource without complete labels is not ours to judge.
+            None | Some((OwnerState::Alive, _)) => report.alive += 1,
+            Some((OwnerState::Dead, _)) => dead.push(resource),
+            Some((OwnerState::Foreign, owner)) if foreign_dead.contains(&owner) => dead.push(resource),
+            Some((OwnerState::Foreign, _)) => report.foreign += 1,
+        }
+    }
+    // Containers hold networks and volumes.
+    dead.sort_by_key(|resource| resource.kind != ResourceKind::Container);
+    let mut stuck = BTreeSet::new();
+    for resource in dead {
+        match backend.remove(&resource).await {
+            Ok(()) => report.removed.push(resource),
+            Err(error) => {
+                stuck.extend(resource.labels.get(LABEL_SLUG).cloned());
+                report.failed.push((resource.name.clone(), error.to_string()));
+            }
+        }
+    }
+    if let Some(state_dir) = &scope.state_dir {
+        sweep_state(&state_dir.join("bottles"), scope, &stuck, &mut report);
+    }
+    Ok(report)
+}
+
+/// Foreign owners none of whose containers runs and all of whose remains are old.
+async fn foreign_dead(backend: &dyn Backend, found: &[Resource]) -> BTreeSet<Owner> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut owners: BTreeMap<Owner, bool> = BTreeMap::new();
+    for resource in found {
+        let Some(owner) = Owner::of(&resource.labels).filter(|owner| owner.state() == OwnerState::Foreign) else {
+            continue;
+        };
+        let made: Option<u64> = resource.labels.get(LABEL_MADE).and_then(|made| made.parse().ok());
+        let old = made.is_some_and(|made| made.saturating_add(FOREIGN_AGE.as_secs()) < now);
+        let dead = owners.entry(owner).or_insert(true);
+        *dead = *dead && old;
+        if *dead && resource.kind == ResourceKind::Container {
+            // Any answer but "does not run" leaves it alone.
+            *dead = backend
+                .observe(Role::Bundle, &resource.id)
+                .await
+                .is_ok_and(|seen| !seen.running);
+        }
+    }
+    owners
+        .into_iter()
+        .filter_map(|(owner, dead)| dead.then_some(owner))
+        .collect()
+}
+
+/// Directories whose noted owner is dead. One without a readable owner may be in the making and is left alone.
+fn sweep_state(bottles: &Path, scope: &SweepScope, stuck: &BTreeSet<String>, report: &mut SweepReport) {
+    // Directories do not say to which run they belong.
+    if scope.run.is_some() {
+        return;
+    }
+    let entries = match std::fs::read_dir(bottles) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => {
+            report.failed.push((bottles.display().to_string(), error.to_string()));
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let slug_is_stuck = entry.file_name().to_str().is_none_or(|slug| stuck.contains(slug));
+        if !is_directory || slug_is_stuck {
+            continue;
+        }
+        let dead = state::owner_of(&entry.path()).is_some_and(|owner| owner.state() == OwnerState::Dead);
+        if dead {
+            match state::remove(&entry.path(), &[]) {
+                Ok(()) => report.directories.push(entry.path()),
+                Err(problem) => report.failed.push((entry.path().display().to_string(), problem)),
+            }
+        }
+    }
+}
