@@ -61,6 +61,29 @@ pub struct BundleConfig {
     pub removed: Vec<crate::Control>,
 }
 
+impl BundleConfig {
+    /// A bundle that runs nothing, listens nowhere and allows nothing. Makers of configurations start from it, so that
+    /// they need not know which keys this build has.
+    pub fn new(bottle: impl Into<String>) -> Self {
+        Self {
+            version: CONFIG_VERSION,
+            bottle: bottle.into(),
+            daemons: Vec::new(),
+            listen: Vec::new(),
+            publish: None,
+            policy: Policy::default(),
+            routes: Vec::new(),
+            resolver: Resolver::System,
+            upstream_roots: Vec::new(),
+            public_roots: false,
+            lease: true,
+            limits: WireLimits::default(),
+            #[cfg(feature = "leaky")]
+            removed: Vec::new(),
+        }
+    }
+}
+
 /// A daemon of the bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
