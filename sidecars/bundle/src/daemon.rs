@@ -1,0 +1,114 @@
+//! A daemon from its start to its end: handover, sockets, confinement, service.
+
+use std::future::Future;
+use std::io::{self, BufRead, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bottle_egress::Egress;
+use bottle_policy::Daemon;
+use bottle_wire::{Authority, Recorder};
+use secrecy::SecretString;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use zeroize::Zeroizing;
+
+use crate::handover::{Handover, READY_LINE};
+use crate::process::name_of;
+use crate::{EXIT_SOFTWARE, EXIT_USAGE, confine};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs the daemon of this name; its exit status.
+pub fn main(name: &str) -> u8 {
+    let Some(daemon) = [Daemon::Pipelock, Daemon::Egress]
+        .into_iter()
+        .find(|&daemon| name_of(daemon) == name)
+    else {
+        eprintln!("bottle-bundle: expected the daemon `pipelock` or `egress`, found {name:?}");
+        return EXIT_USAGE;
+    };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    let done = read_handover().and_then(|handover| match daemon {
+        Daemon::Pipelock => pipelock(handover),
+        Daemon::Egress => egress(handover),
+    });
+    match done {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            EXIT_SOFTWARE
+        }
+    }
+}
+
+fn read_handover() -> Result<Handover, Failure> {
+    // A buffer of our own: that of `io::stdin()` would keep the secrets.
+    let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut line = Zeroizing::new(Vec::with_capacity(bottle_policy::MAX_CONFIG_LINE));
+    let mut buffered = io::BufReader::with_capacity(16 * 1024, input);
+    buffered.read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(|error| {
+        format!(
+            "expected a handover from the bundle's init, found an error at column {}",
+            error.column()
+        )
+        .into()
+    })
+}
+
+fn egress(handover: Handover) -> Result<(), Failure> {
+    let Handover {
+        config,
+        hop_secret,
+        tokens,
+        ..
+    } = handover;
+    let tokens = tokens.ok_or("expected the tokens in the handover, found none")?;
+    let listener: TcpListener = bottle_egress::bind()
+        .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", bottle_policy::EGRESS_PORT))?;
+    confine::confine(Daemon::Egress)?;
+    let recorder = Recorder::stdout(&config.bottle, Daemon::Egress)?;
+    let egress = Egress::new(&config, tokens, SecretString::from(hop_secret), recorder.clone())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve_until_told(async {
+        tokio::spawn(recorder.run());
+        bottle_egress::serve(listener, Arc::new(egress))
+            .await
+            .map_err(Failure::from)
+    }))
+}
+
+/// Says that the daemon listens, then serves until init closes our standard input.
+async fn serve_until_told(service: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut orders = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let mut output = io::stdout().lock();
+    output.write_all(format!("{READY_LINE}\n").as_bytes())?;
+    output.flush()?;
+    drop(output);
+    let mut ignored = [0; 64];
+    tokio::select! {
+        done = service => done,
+        () = async { while matches!(orders.read(&mut ignored).await, Ok(1..)) {} } => Ok(()),
+    }
+}
+
+fn pipelock(handover: Handover) -> Result<(), Failure> {
+    let Handover {
+        config,
+        hop_secret,
+        authority,
+        ..
+    } = handover;
+    let authority = authority.ok_or("expected the authority in the handover, found none")?;
+    let authority = Authority::from_secret_pem(&config.bottle, &Zeroizing::new(authority))?;
+    drop(authority);
+    drop(hop_secret);
+    Err("pipelock is not wired yet".into())
+}
