@@ -1,0 +1,49 @@
+//! From an [`Action`] to the code that attempts it.
+
+use std::time::Duration;
+
+use probe_spec::Action;
+
+use crate::notes::{Done, NotIssued, Run};
+use crate::{dns, talk, traffic};
+
+/// Attempts an action; what it meets goes to the notes of `run`.
+pub fn attempt(run: &Run, action: &Action) -> Done {
+    match action {
+        Action::Tcp { to, send, from } => traffic::tcp(run, to, send, from.as_deref()),
+        Action::Udp { to, send, pad_to } => traffic::udp(run, to, send, *pad_to),
+        Action::Icmp { to, raw, send } => traffic::icmp(run, to, *raw, send),
+        Action::Dns {
+            server,
+            transport,
+            name,
+            qtype,
+        } => dns::ask(run, server, *transport, name, *qtype),
+        Action::Talk { to, steps } => talk::talk(run, to, steps),
+        Action::Sequence { actions } => actions.iter().try_for_each(|action| one_of_several(run, action)),
+        Action::Repeat {
+            times,
+            pause_ms,
+            action,
+        } => repeat(run, *times, Duration::from_millis(*pause_ms), action),
+        _ => Err(NotIssued::Unfit("this agent does not know this action".to_owned())),
+    }
+}
+
+/// As [`attempt`], once the case still has time.
+fn one_of_several(run: &Run, action: &Action) -> Done {
+    match run.is_over() {
+        true => Err(NotIssued::CutOff("the next of several actions")),
+        false => attempt(run, action),
+    }
+}
+
+fn repeat(run: &Run, times: u32, pause: Duration, action: &Action) -> Done {
+    for round in 0..times {
+        if round > 0 {
+            run.pause(pause);
+        }
+        one_of_several(run, action)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Connections: TCP, UNIX, and TLS over either, behind one trait.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::notes::Run;
+
+/// Time to connect: black holes are common, and everything that may answer is near.
+const CONNECT_TIME: Duration = Duration::from_millis(400);
+/// Time to write: a peer that does not read is given up on.
+const WRITE_TIME: Duration = Duration::from_secs(2);
+
+/// A connection.
+pub trait Stream: Read + Write + Send {
+    /// How long a read waits. Never zero.
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        TcpStream::set_read_timeout(self, Some(time))
+    }
+}
+
+impl Stream for UnixStream {
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        UnixStream::set_read_timeout(self, Some(time))
+    }
+}
+
+/// Connects by TCP, from a source address if one is given.
+pub fn connect(run: &Run, to: SocketAddr, from: Option<IpAddr>) -> io::Result<Box<dyn Stream>> {
+    Ok(Box::new(connect_tcp(run, to, from)?))
+}
+
+/// As [`connect`], the socket itself.
+pub fn connect_tcp(run: &Run, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    socket.connect_timeout(&to.into(), run.within(CONNECT_TIME))?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(run.within(WRITE_TIME)))?;
+    Ok(stream)
+}
+
+/// Connects to a UNIX stream socket: a path, or `@name` for an abstract one.
+pub fn connect_unix(path: &str) -> io::Result<UnixStream> {
+    // Non-blocking while connecting: a full backlog must not hold the case up.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = match path.strip_prefix('@') {
+        Some(name) => format!("\0{name}"),
+        None => path.to_owned(),
+    };
+    socket.connect(&SockAddr::unix(address)?)?;
+    socket.set_nonblocking(false)?;
+    let stream = UnixStream::from(OwnedFd::from(socket));
+    stream.set_write_timeout(Some(WRITE_TIME))?;
+    Ok(stream)
+}
+
+/// Whether an error says that nothing came in time (as opposed to a refusal or an end).
+pub fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Reads what comes within `time`, at most `limit` bytes. An error only when it came before any byte.
+pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize) -> io::Result<Vec<u8>> {
+    let end = std::time::Instant::now() + run.within(time);
+    let mut got = Vec::new();
+    let mut piece = [0u8; 4096];
+    while got.len() < limit {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        stream.set_read_timeout(left.max(Duration::from_millis(1)))?;
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => got.extend_from_slice(&piece[..length.min(limit - got.len())]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if got.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(got)
+}
+
+/// The beginning of what was read, printable.
+pub fn excerpt(bytes: &[u8]) -> String {
+    let shown = &bytes[..bytes.len().min(100)];
+    format!("{} bytes \"{}\"", bytes.len(), shown.escape_ascii())
+}

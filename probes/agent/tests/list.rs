@@ -1,0 +1,148 @@
+//! The list protocol, as the runner meets it: a process, its standard streams and its exit status.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use probe_spec::{Action, AgentCase, AgentList, AgentReady, Attempt, Nonce};
+
+fn start() -> Child {
+    Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
+        .args(["list", "--batch", Nonce::from_bytes([9; 16]).as_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts")
+}
+
+fn case(at: usize, action: Action, limit_ms: u64) -> AgentCase {
+    let nonce = |kind: u128| Nonce::from_bytes((kind << 64 | at as u128).to_be_bytes());
+    AgentCase {
+        case: format!("case-{at}"),
+        nonce: nonce(1),
+        ok: nonce(2),
+        action,
+        limit_ms,
+    }
+}
+
+fn tcp(to: &str) -> Action {
+    Action::Tcp {
+        to: to.to_owned(),
+        send: "{nonce}".to_owned(),
+        from: None,
+    }
+}
+
+fn give(agent: &mut Child, list: &[u8]) {
+    agent
+        .stdin
+        .take()
+        .expect("has a standard input")
+        .write_all(list)
+        .expect("takes the list");
+}
+
+#[test]
+fn every_case_is_answered_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let to = listener.local_addr().expect("has an address").to_string();
+    std::thread::spawn(move || {
+        for peer in listener.incoming() {
+            let mut got = String::new();
+            // What the agent sends is the matter of other tests.
+            let _ = peer.and_then(|mut peer| peer.read_to_string(&mut got));
+        }
+    });
+    let mut cases: Vec<AgentCase> = (0..40).map(|at| case(at, tcp(&to), 10_000)).collect();
+    cases.push(case(40, tcp("unfit"), 1000));
+    let endless = Action::Repeat {
+        times: u32::MAX,
+        pause_ms: 50,
+        action: Box::new(tcp("127.0.0.1:1")),
+    };
+    cases.push(case(41, endless, 200));
+    let list = AgentList { cases, parallel: 8 };
+    let mut agent = start();
+    give(&mut agent, &serde_json::to_vec(&list).expect("serialises"));
+    let output = agent.wait_with_output().expect("ends");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("is text");
+    let mut lines = text.lines();
+    serde_json::from_str::<AgentReady>(lines.next().expect("is ready")).expect("says so");
+    let mut answers: Vec<Attempt> = lines
+        .map(|line| serde_json::from_str(line).expect("is an attempt"))
+        .collect();
+    answers.sort_by_key(|answer| answer.case["case-".len()..].parse::<usize>().expect("a number"));
+    assert_eq!(answers.len(), 42);
+    for (at, answer) in answers.iter().enumerate() {
+        assert_eq!(
+            (&answer.case, &answer.nonce),
+            (&list.cases[at].case, &list.cases[at].nonce)
+        );
+        assert_eq!(answer.issued, at < 40, "{answer:?}");
+    }
+}
+
+#[test]
+fn malformed_lists_are_refused() {
+    let twice = AgentList {
+        cases: vec![case(1, tcp("127.0.0.1:1"), 1), case(1, tcp("127.0.0.1:1"), 1)],
+        parallel: 1,
+    };
+    let twice = serde_json::to_vec(&twice).expect("serialises");
+    let too_long = vec![b' '; (8 << 20) + 2];
+    for list in [
+        &b""[..],
+        b"{",
+        b"{\"cases\":[],\"parallel\":1,\"more\":2}",
+        b"{\"cases\":[],\"parallel\":1} x",
+        &twice,
+        &too_long,
+    ] {
+        let mut agent = start();
+        give(&mut agent, list);
+        let output = agent.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(64));
+        assert!(!output.stderr.is_empty());
+        assert_eq!(
+            output.stdout.iter().filter(|byte| **byte == b'\n').count(),
+            1,
+            "only that it is ready"
+        );
+    }
+}
+
+#[test]
+fn a_killed_agent_leaves_only_what_it_had_answered() {
+    let endless = Action::Repeat {
+        times: u32::MAX,
+        pause_ms: 50,
+        action: Box::new(tcp("127.0.0.1:1")),
+    };
+    let list = AgentList {
+        cases: vec![case(0, tcp("127.0.0.1:1"), 5000), case(1, endless, 60_000)],
+        parallel: 1,
+    };
+    let mut agent = start();
+    give(&mut agent, &serde_json::to_vec(&list).expect("serialises"));
+    let mut lines = BufReader::new(agent.stdout.take().expect("has an output")).lines();
+    lines.next().expect("is ready").expect("reads");
+    let answer: Attempt = serde_json::from_str(&lines.next().expect("answers").expect("reads")).expect("parses");
+    assert_eq!(answer.case, "case-0");
+    agent.kill().expect("is killed");
+    assert!(lines.next().is_none());
+    assert!(!agent.wait().expect("ends").success());
+}
+
+#[test]
+fn unknown_commands_are_refused() {
+    for args in [&[][..], &["list", "--batch", "no-nonce"], &["list", "x"], &["unknown"]] {
+        let status = Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
+            .args(args)
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(status.expect("runs").code(), Some(64));
+    }
+}
