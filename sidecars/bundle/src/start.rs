@@ -30,7 +30,7 @@ pub enum StartError {
     #[error("expected the {0} in at most {MAX_CONFIG_LINE} bytes, found a longer line")]
     TooLong(&'static str),
     /// A line is not the document that it should be. Of the tokens, only the place of the error is told.
-    #[error("the {0} is not understood: {1}")]
+    #[error("the line with the {0} is not understood: {1}")]
     Malformed(&'static str, String),
     /// Another version of the document.
     #[error(

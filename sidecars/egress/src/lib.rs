@@ -125,7 +125,8 @@ pub async fn serve(listener: TcpListener, egress: Arc<Egress>) -> io::Result<()>
 
 async fn serve_connection(stream: tokio::net::TcpStream, egress: Arc<Egress>) {
     let limits = &egress.limits;
-    let io = IdleIo::new(stream, Duration::from_millis(limits.idle_ms));
+    // Longer than the upstream's own, so that a silent upstream is named and not just cut off.
+    let io = IdleIo::new(stream, Duration::from_millis(limits.idle_ms * 2 + limits.connect_ms));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
