@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use bottle_plan::{ContainerPlan, NetworkMode, NetworkPlan};
+use bottle_plan::{ContainerPlan, NetworkMode, NetworkPlan, Subnet};
 use serde_json::Value;
 
 /// One difference.
@@ -50,32 +50,54 @@ pub fn container_drift(half: &str, planned: &ContainerPlan, applied: &ContainerP
         applied.hostname = None;
     }
     applied.env.retain(|name, _| planned.env.contains_key(name));
-    if let (NetworkMode::Networks(wanted), NetworkMode::Networks(given)) = (&planned.network, &mut applied.network) {
-        for attachment in given {
-            if wanted
-                .iter()
-                .any(|one| one.network == attachment.network && one.host_number.is_none())
-            {
-                attachment.host_number = None;
-            }
-        }
-    }
+    leave_to_the_engine(&planned, &mut applied);
     difference(half, &planned, &applied)
+}
+
+/// Takes out of a membership what the plan leaves to the engine: the address, and the aliases that some engines add
+/// (the host name, the container's name).
+fn leave_to_the_engine(planned: &ContainerPlan, applied: &mut ContainerPlan) {
+    let added = [planned.hostname.clone(), Some(planned.name.clone())];
+    let (NetworkMode::Networks(wanted), NetworkMode::Networks(given)) = (&planned.network, &mut applied.network) else {
+        return;
+    };
+    for attachment in given {
+        let Some(wanted) = wanted.iter().find(|wanted| wanted.network == attachment.network) else {
+            continue;
+        };
+        if wanted.host_number.is_none() {
+            attachment.host_number = None;
+        }
+        attachment
+            .aliases
+            .retain(|alias| wanted.aliases.contains(alias) || !added.contains(&Some(alias.clone())));
+    }
 }
 
 /// Differences between a network's plan and what was made: of several planned subnets one must have been taken.
 pub fn network_drift(planned: &NetworkPlan, applied: &NetworkPlan) -> Vec<Drift> {
     let mut planned = planned.clone();
     let field = format!("network {}", planned.name);
-    match applied.subnets.first() {
-        Some(taken) if planned.subnets.is_empty() || planned.subnets.contains(taken) => {
-            planned.subnets = applied.subnets.clone();
-            // A subnet too many is a difference all the same.
-            planned.subnets.truncate(1);
-        }
-        _ => {}
+    let taken = applied.subnets.first();
+    if let Some(taken) = taken
+        && (planned.subnets.is_empty() || planned.subnets.iter().any(|subnet| is_given(subnet, taken)))
+    {
+        // Just one: a second subnet of the engine's is a difference all the same.
+        planned.subnets = vec![taken.clone()];
+    }
+    if let (Some(wanted), Some(given)) = (&planned.ipv6, &applied.ipv6)
+        && is_given(wanted, given)
+    {
+        planned.ipv6 = Some(given.clone());
     }
     difference(&field, &planned, applied)
+}
+
+/// Where the plan names no gateway, some engines report the one that they chose.
+fn is_given(planned: &Subnet, given: &Subnet) -> bool {
+    planned.cidr == given.cidr
+        && planned.members_gateway == given.members_gateway
+        && (planned.gateway.is_none() || planned.gateway == given.gateway)
 }
 
 /// Lists whose order means nothing, sorted.

@@ -1,0 +1,148 @@
+//! Finding and removing what is ours.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveContainerOptions,
+    RemoveVolumeOptions,
+};
+use bottle_backend::{BackendError, BackendErrorKind, Resource, ResourceKind};
+
+use crate::Docker;
+use crate::call::{QUICK, call, failed};
+
+/// How long a removal is tried while the engine still holds the thing (a container that is being removed, a network or
+/// volume whose container is).
+const HELD: Duration = Duration::from_secs(15);
+/// How long between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Docker {
+    pub(crate) async fn remove_resource(&self, resource: &Resource) -> Result<(), BackendError> {
+        let name = format!("remove {} {}", kind_name(resource.kind), resource.name);
+        let until = tokio::time::Instant::now() + HELD;
+        loop {
+            let error = match self.remove_once(&name, resource).await {
+                Ok(()) => return self.until_gone(&name, resource, until).await,
+                Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(()),
+                Err(error) => error,
+            };
+            let held = error.kind == BackendErrorKind::Conflict
+                || error.problem.contains("active endpoints")
+                || error.problem.contains("in progress");
+            if !held || tokio::time::Instant::now() >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn remove_once(&self, name: &str, resource: &Resource) -> Result<(), BackendError> {
+        match resource.kind {
+            ResourceKind::Container => {
+                let options = RemoveContainerOptions {
+                    force: true,
+                    v: true,
+                    link: false,
+                };
+                call(name, QUICK, self.client.remove_container(&resource.id, Some(options))).await
+            }
+            ResourceKind::Network => call(name, QUICK, self.client.remove_network(&resource.id)).await,
+            ResourceKind::Volume => {
+                let options: Option<RemoveVolumeOptions> = None;
+                call(name, QUICK, self.client.remove_volume(&resource.id, options)).await
+            }
+        }
+    }
+
+    /// A container that removes itself may still be there when the engine has agreed to its removal.
+    async fn until_gone(
+        &self,
+        name: &str,
+        resource: &Resource,
+        until: tokio::time::Instant,
+    ) -> Result<(), BackendError> {
+        if resource.kind != ResourceKind::Container {
+            return Ok(());
+        }
+        loop {
+            let looked = self
+                .client
+                .inspect_container(&resource.id, None::<InspectContainerOptions>);
+            match call(format!("{name}: look"), QUICK, looked).await {
+                Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) if tokio::time::Instant::now() >= until => {
+                    return Err(failed(
+                        name,
+                        BackendErrorKind::TimedOut,
+                        "the engine still has it after its removal",
+                    ));
+                }
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    pub(crate) async fn find_resources(&self, label: &str, value: Option<&str>) -> Result<Vec<Resource>, BackendError> {
+        let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
+        let filters = Some(HashMap::from([("label".to_owned(), vec![wanted])]));
+        let containers = ListContainersOptions {
+            all: true,
+            filters: filters.clone(),
+            ..Default::default()
+        };
+        let networks = ListNetworksOptions {
+            filters: filters.clone(),
+        };
+        let volumes = ListVolumesOptions { filters };
+        let (containers, networks, volumes) = tokio::join!(
+            call("list containers", QUICK, self.client.list_containers(Some(containers))),
+            call("list networks", QUICK, self.client.list_networks(Some(networks))),
+            call("list volumes", QUICK, self.client.list_volumes(Some(volumes))),
+        );
+        let containers = containers?.into_iter().filter_map(|one| {
+            let name = one.names?.first()?.trim_start_matches('/').to_owned();
+            Some(resource(
+                ResourceKind::Container,
+                name,
+                one.id?,
+                one.labels.unwrap_or_default(),
+            ))
+        });
+        let networks = networks?.into_iter().filter_map(|one| {
+            Some(resource(
+                ResourceKind::Network,
+                one.name?,
+                one.id?,
+                one.labels.unwrap_or_default(),
+            ))
+        });
+        let volumes = volumes?
+            .volumes
+            .unwrap_or_default()
+            .into_iter()
+            .map(|one| resource(ResourceKind::Volume, one.name.clone(), one.name, one.labels));
+        let mut found: Vec<Resource> = containers.chain(networks).chain(volumes).collect();
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn resource(kind: ResourceKind, name: String, id: String, labels: HashMap<String, String>) -> Resource {
+    Resource {
+        kind,
+        name,
+        id,
+        labels: labels.into_iter().collect(),
+    }
+}
+
+fn kind_name(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Container => "container",
+        ResourceKind::Network => "network",
+        ResourceKind::Volume => "volume",
+    }
+}

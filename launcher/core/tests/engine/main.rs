@@ -1,0 +1,96 @@
+//! Launches on the real engine.
+
+mod fixture;
+
+use bottle_backend::Role;
+use bottle_launch::launch;
+use fixture::{engine, left, options, outcome, routed, sealed, secrets, shell};
+
+const FOREVER: &str = "exec /bin/busybox sleep 600";
+
+#[tokio::test]
+async fn a_sealed_bottle_lives_and_leaves_nothing() {
+    let Some(engine) = engine("launch of a sealed bottle").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let plan = sealed(FOREVER);
+    let slug = plan.slug.clone();
+    let bottle = launch(plan, secrets(), engine.clone(), options(state.path()))
+        .await
+        .unwrap();
+    assert_eq!(bottle.ca_pem(), "PEM");
+    assert_eq!(bottle.ready_after_ms(), 7);
+    assert!(bottle.guest().running);
+    assert!(bottle.guest().pid.is_some());
+    assert!(bottle.guest().addresses.values().all(Vec::is_empty));
+    assert_eq!(bottle.unparsed_lines(), (1, vec!["this is no event".to_owned()]));
+    assert_eq!(bottle.event_log().len(), 1);
+    assert_eq!(bottle.bundle_stderr_tail().len(), 1);
+
+    // The guest sees what the bundle published, cannot change it, and has no interface but loopback.
+    let seen = bottle
+        .exec(&shell("cat /run/bottle/config; cat /run/bottle/tokens-length"))
+        .await
+        .unwrap();
+    let (code, seen, _) = outcome(seen).await;
+    let length = r#"{"tokens":{"TEST_TOKEN":"a-token-of-the-test"}}"#.len();
+    assert_eq!(
+        (code, seen),
+        (
+            0,
+            format!("{}{length}", serde_json::to_string(&bottle.plan().config).unwrap())
+        )
+    );
+    let (code, _, problem) = outcome(bottle.exec(&shell("echo x > /run/bottle/x")).await.unwrap()).await;
+    assert_ne!(code, 0);
+    assert!(problem.contains("ead-only"), "{problem}");
+    let (_, interfaces, _) = outcome(bottle.exec(&shell("/bin/busybox ls /sys/class/net")).await.unwrap()).await;
+    assert_eq!(interfaces.trim(), "lo");
+    let (_, status, _) = outcome(bottle.exec(&shell("/bin/busybox cat /proc/self/status")).await.unwrap()).await;
+    for line in ["CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+
+    assert_eq!(left(&*engine, &slug).await.len(), 3);
+    let steps: Vec<String> = bottle.steps().iter().map(|step| step.kind.name().to_owned()).collect();
+    assert_eq!(steps, ["guest", "bundle", "volume", "state directory"]);
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+    assert!(!bottle.state().exists());
+    assert!(bottle.close().await.steps.is_empty());
+}
+
+#[tokio::test]
+async fn a_routed_bottle_has_its_networks() {
+    let Some(engine) = engine("launch of a routed bottle").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let plan = routed(FOREVER);
+    let slug = plan.slug.clone();
+    let inner = plan.networks[0].name.clone();
+    let bottle = launch(plan, secrets(), engine.clone(), options(state.path()))
+        .await
+        .unwrap();
+    let address = bottle.bundle().addresses[&inner][0].to_string();
+    assert!(address.ends_with(".2"), "{address}");
+    assert!(bottle.guest().addresses[&inner][0].to_string().ends_with(".3"));
+    assert_eq!(bottle.subnets().len(), 2);
+    let (code, said, problem) = outcome(
+        bottle
+            .exec(&shell(&format!("/bin/busybox ping -c 1 -W 2 {address}")))
+            .await
+            .unwrap(),
+    )
+    .await;
+    // Without CAP_NET_RAW a ping may be refused; that the neighbour is known is enough.
+    let (_, neighbours, _) = outcome(bottle.exec(&shell("/bin/busybox cat /proc/net/route")).await.unwrap()).await;
+    assert!(neighbours.contains("eth0"), "{code} {said} {problem} {neighbours}");
+    let now = bottle.observe(Role::Bundle).await.unwrap();
+    assert_eq!(now.addresses.len(), 2);
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+}
