@@ -164,8 +164,7 @@ fn ends_in_number(text: &str) -> bool {
         return false;
     }
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
-    last.bytes().all(|b| b.is_ascii_digit())
-        || hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
+    last.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Addresses behind percent-encoding, or in characters that Unicode maps to ASCII digits and dots, or with space around.
@@ -192,10 +191,7 @@ fn percent_decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&b, tail)) = rest.split_first() {
         let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok());
-        match hex
-            .filter(|_| b == b'%')
-            .and_then(|h| u8::from_str_radix(h, 16).ok())
-        {
+        match hex.filter(|_| b == b'%').and_then(|h| u8::from_str_radix(h, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
                 rest = &tail[2..];
@@ -256,10 +252,7 @@ pub fn lax_address(text: &[u8]) -> Option<IpAddr> {
     let text = percent_decode(&String::from_utf8_lossy(text));
     let text = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
     let inner = text.trim_start_matches('[').trim_end_matches(']');
-    let inner = inner
-        .split(['%', '\0', ' ', '/', '\\'])
-        .next()
-        .unwrap_or("");
+    let inner = inner.split(['%', '\0', ' ', '/', '\\']).next().unwrap_or("");
     if let Ok(v6) = inner.parse::<Ipv6Addr>() {
         let s = v6.segments();
         let is_v4 = matches!(s, [0, 0, 0, 0, 0, _, _, _] | [0x64, 0xff9b, ..]);

@@ -31,9 +31,7 @@ pub fn connect_authority(text: &[u8]) -> Result<(Host, u16), AuthorityError> {
 pub fn host_authority(text: &[u8]) -> Result<(Host, Option<u16>), AuthorityError> {
     let (host, port) = split(text);
     let host = Host::from_wire(host)?;
-    let port = port
-        .map(|p| plain_port(p).ok_or(AuthorityError::Port))
-        .transpose()?;
+    let port = port.map(|p| plain_port(p).ok_or(AuthorityError::Port)).transpose()?;
     Ok((host, port))
 }
 
@@ -57,8 +55,7 @@ pub fn split(text: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 /// A port in plain decimal digits: no sign, no space, no leading zero.
 pub fn plain_port(text: &[u8]) -> Option<u16> {
-    if text.is_empty() || text.len() > 5 || text[0] == b'0' || !text.iter().all(u8::is_ascii_digit)
-    {
+    if text.is_empty() || text.len() > 5 || text[0] == b'0' || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
@@ -95,10 +92,7 @@ mod tests {
     #[case("example.test:443443")]
     #[case("[2001:db8::1]")]
     fn bad_ports(#[case] text: &str) {
-        assert_eq!(
-            connect_authority(text.as_bytes()),
-            Err(AuthorityError::Port)
-        );
+        assert_eq!(connect_authority(text.as_bytes()), Err(AuthorityError::Port));
     }
 
     #[rstest]

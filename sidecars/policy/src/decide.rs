@@ -99,10 +99,7 @@ struct Grant {
 
 impl Grant {
     fn rule(&self, port: u16) -> Option<&'static str> {
-        self.ports
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map(|(_, rule)| *rule)
+        self.ports.iter().find(|(p, _)| *p == port).map(|(_, rule)| *rule)
     }
 }
 
@@ -118,12 +115,10 @@ impl Rules {
             ..Self::default()
         };
         for rule in &policy.allow {
-            rules
-                .add(&rule.host, &rule.ports)
-                .map_err(|problem| RuleError {
-                    host: rule.host.clone(),
-                    problem,
-                })?;
+            rules.add(&rule.host, &rule.ports).map_err(|problem| RuleError {
+                host: rule.host.clone(),
+                problem,
+            })?;
         }
         for route in routes {
             let failed = |problem| RuleError {
@@ -133,12 +128,7 @@ impl Rules {
             let Host::Name(name) = normal(&route.host).map_err(failed)? else {
                 return Err(failed(RuleProblem::WildcardAddress));
             };
-            rules
-                .exact
-                .entry(name)
-                .or_default()
-                .ports
-                .push((route.port, "route"));
+            rules.exact.entry(name).or_default().ports.push((route.port, "route"));
         }
         Ok(rules)
     }
@@ -157,9 +147,7 @@ impl Rules {
             (Some(_), Host::Addr(_)) => return Err(RuleProblem::WildcardAddress),
             (Some(_), Host::Name(name)) => (self.below.entry(name).or_default(), "allow-wildcard"),
             (None, Host::Name(name)) => (self.exact.entry(name).or_default(), "allow-name"),
-            (None, Host::Addr(address)) => {
-                (self.addresses.entry(address).or_default(), "allow-address")
-            }
+            (None, Host::Addr(address)) => (self.addresses.entry(address).or_default(), "allow-address"),
         };
         grant.ports.extend(ports.iter().map(|&port| (port, kind)));
         Ok(())
@@ -170,16 +158,22 @@ impl Rules {
         &self.controls
     }
 
-    /// Decides on the authority of a CONNECT request.
-    pub fn connect(&self, authority: &[u8]) -> Decision {
+    /// Decides on a CONNECT request: its authority, and its `Host` where it has one (RFC 9112 3.2 wants the same text; some
+    /// clients leave the port or the field out).
+    pub fn connect(&self, authority: &[u8], host: Option<&[u8]>) -> Decision {
         #[cfg(feature = "leaky")]
         if let Some(allowed) = self.lax_destination(authority, None) {
             return Decision::Allow(allowed);
         }
-        let parsed = connect_authority(authority).map_err(DenyReason::from);
-        parsed
-            .and_then(|(host, port)| self.destination(host, port))
-            .into()
+        self.strict_connect(authority, host).into()
+    }
+
+    fn strict_connect(&self, authority: &[u8], named: Option<&[u8]>) -> Result<Allowed, DenyReason> {
+        let (host, port) = connect_authority(authority)?;
+        if let Some(text) = named.filter(|_| self.controls.has(Control::Binding)) {
+            agrees(&host, port, port, text)?;
+        }
+        self.destination(host, port)
     }
 
     /// Decides whether the name in the TLS handshake fits the CONNECT authority. `None` means that none was sent.
@@ -235,12 +229,7 @@ impl Rules {
         self.strict_absolute(scheme, authority, host).into()
     }
 
-    fn strict_absolute(
-        &self,
-        scheme: &[u8],
-        authority: &[u8],
-        host: Option<&[u8]>,
-    ) -> Result<Allowed, DenyReason> {
+    fn strict_absolute(&self, scheme: &[u8], authority: &[u8], host: Option<&[u8]>) -> Result<Allowed, DenyReason> {
         if !scheme.eq_ignore_ascii_case(b"http") {
             return Err(DenyReason::Scheme);
         }
@@ -283,12 +272,7 @@ impl Rules {
                 }
                 let rule = self.port_rule(&grants, port)?;
                 let dial = self.name_dial();
-                Ok(Allowed {
-                    rule,
-                    host,
-                    port,
-                    dial,
-                })
+                Ok(Allowed { rule, host, port, dial })
             }
         }
     }
@@ -343,11 +327,7 @@ impl Rules {
     ///
     /// # Errors
     /// `ResolvedAddress` for the first address that is not dialled, `NameUnresolved` when there is none.
-    pub fn dialled<'a>(
-        &self,
-        allowed: &Allowed,
-        addresses: &'a [IpAddr],
-    ) -> Result<&'a [IpAddr], DenyReason> {
+    pub fn dialled<'a>(&self, allowed: &Allowed, addresses: &'a [IpAddr]) -> Result<&'a [IpAddr], DenyReason> {
         if addresses.is_empty() {
             return Err(DenyReason::NameUnresolved);
         }
@@ -383,10 +363,7 @@ fn agrees(host: &Host, port: u16, default_port: u16, text: &[u8]) -> Result<(), 
 
 fn normal(text: &str) -> Result<Host, RuleProblem> {
     // A rule writes an IPv6 literal with or without brackets.
-    let bracketed = text
-        .parse::<std::net::Ipv6Addr>()
-        .ok()
-        .map(|v6| format!("[{v6}]"));
+    let bracketed = text.parse::<std::net::Ipv6Addr>().ok().map(|v6| format!("[{v6}]"));
     let host = Host::from_wire(bracketed.as_deref().unwrap_or(text).as_bytes())?;
     match &host {
         Host::Name(name) if name.as_str() != text => Err(RuleProblem::NotNormal),

@@ -70,7 +70,7 @@ fn verdict(decision: Decision) -> &'static str {
 #[case("3325256711:443", "address-spelling")]
 #[case("localhost:443", "host-not-allowed")]
 fn connect(#[case] authority: &str, #[case] expected: &str) {
-    assert_eq!(verdict(rules().connect(authority.as_bytes())), expected);
+    assert_eq!(verdict(rules().connect(authority.as_bytes(), None)), expected);
 }
 
 #[rstest]
@@ -81,7 +81,7 @@ fn connect(#[case] authority: &str, #[case] expected: &str) {
 #[case(None, Err(DenyReason::SniMissing))]
 fn handshake_name(#[case] sni: Option<&str>, #[case] expected: Result<(), DenyReason>) {
     let rules = rules();
-    let Decision::Allow(tunnel) = rules.connect(b"allowed.test:443") else {
+    let Decision::Allow(tunnel) = rules.connect(b"allowed.test:443", None) else {
         panic!()
     };
     assert_eq!(rules.tls(&tunnel, sni), expected);
@@ -90,14 +90,11 @@ fn handshake_name(#[case] sni: Option<&str>, #[case] expected: Result<(), DenyRe
 #[test]
 fn a_literal_takes_no_sni() {
     let rules = rules();
-    let Decision::Allow(tunnel) = rules.connect(b"198.51.100.7:443") else {
+    let Decision::Allow(tunnel) = rules.connect(b"198.51.100.7:443", None) else {
         panic!()
     };
     assert_eq!(rules.tls(&tunnel, None), Ok(()));
-    assert_eq!(
-        rules.tls(&tunnel, Some("allowed.test")),
-        Err(DenyReason::SniMismatch)
-    );
+    assert_eq!(rules.tls(&tunnel, Some("allowed.test")), Err(DenyReason::SniMismatch));
 }
 
 #[rstest]
@@ -116,7 +113,7 @@ fn a_literal_takes_no_sni() {
 #[case("198.51.100.7:443", &["allowed.test"], "authority-mismatch")]
 fn inner(#[case] connect: &str, #[case] named: &[&str], #[case] expected: &str) {
     let rules = rules();
-    let Decision::Allow(tunnel) = rules.connect(connect.as_bytes()) else {
+    let Decision::Allow(tunnel) = rules.connect(connect.as_bytes(), None) else {
         panic!()
     };
     let named: Vec<&[u8]> = named.iter().map(|text| text.as_bytes()).collect();
@@ -137,32 +134,18 @@ fn inner(#[case] connect: &str, #[case] named: &[&str], #[case] expected: &str) 
 #[case("http", "u@allowed.test", None, "name-malformed")]
 #[case("http", "other.test", None, "port-not-allowed")]
 #[case("http", "0x7f.1", None, "address-spelling")]
-fn absolute(
-    #[case] scheme: &str,
-    #[case] authority: &str,
-    #[case] host: Option<&str>,
-    #[case] expected: &str,
-) {
-    let decision = rules().absolute(
-        scheme.as_bytes(),
-        authority.as_bytes(),
-        host.map(str::as_bytes),
-    );
+fn absolute(#[case] scheme: &str, #[case] authority: &str, #[case] host: Option<&str>, #[case] expected: &str) {
+    let decision = rules().absolute(scheme.as_bytes(), authority.as_bytes(), host.map(str::as_bytes));
     assert_eq!(verdict(decision), expected);
 }
 
 #[test]
 fn every_address_must_pass() {
     let rules = rules();
-    let Decision::Allow(allowed) = rules.connect(b"allowed.test:443") else {
+    let Decision::Allow(allowed) = rules.connect(b"allowed.test:443", None) else {
         panic!()
     };
-    let addresses = |texts: &[&str]| {
-        texts
-            .iter()
-            .map(|t| t.parse().unwrap())
-            .collect::<Vec<IpAddr>>()
-    };
+    let addresses = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<IpAddr>>();
     assert!(
         rules
             .dialled(&allowed, &addresses(&["198.51.100.9", "2001:db8::9"]))
@@ -177,31 +160,20 @@ fn every_address_must_pass() {
         let error = rules.dialled(&allowed, &addresses(texts)).unwrap_err();
         assert_eq!(error.name(), "resolved-address");
     }
-    assert_eq!(
-        rules.dialled(&allowed, &[]),
-        Err(DenyReason::NameUnresolved)
-    );
+    assert_eq!(rules.dialled(&allowed, &[]), Err(DenyReason::NameUnresolved));
 }
 
 #[test]
 fn listed_literals_may_be_private_but_never_loopback() {
     let rules = rules();
-    let Decision::Allow(private) = rules.connect(b"10.1.2.3:443") else {
+    let Decision::Allow(private) = rules.connect(b"10.1.2.3:443", None) else {
         panic!()
     };
-    assert!(
-        rules
-            .dialled(&private, &["10.1.2.3".parse().unwrap()])
-            .is_ok()
-    );
-    let Decision::Allow(home) = rules.connect(b"127.0.0.1:443") else {
+    assert!(rules.dialled(&private, &["10.1.2.3".parse().unwrap()]).is_ok());
+    let Decision::Allow(home) = rules.connect(b"127.0.0.1:443", None) else {
         panic!()
     };
-    assert!(
-        rules
-            .dialled(&home, &["127.0.0.1".parse().unwrap()])
-            .is_err()
-    );
+    assert!(rules.dialled(&home, &["127.0.0.1".parse().unwrap()]).is_err());
 }
 
 #[rstest]
@@ -250,12 +222,7 @@ fn unusable_rules(#[case] host: &str, #[case] ports: &[u16], #[case] words: &str
     "egress.allow: [\"198.51.100.7\"]"
 )]
 #[case(DenyReason::AddressSpelling, "0x7f.1", Some(443), "unusual spelling")]
-fn sentences(
-    #[case] reason: DenyReason,
-    #[case] host: &str,
-    #[case] port: Option<u16>,
-    #[case] part: &str,
-) {
+fn sentences(#[case] reason: DenyReason, #[case] host: &str, #[case] port: Option<u16>, #[case] part: &str) {
     let text = crate::sentence(reason, host, port);
     assert!(text.contains(part) && text.ends_with('.'), "{text}");
 }
@@ -264,17 +231,27 @@ proptest! {
     #[test]
     fn nothing_is_allowed_by_default(bytes in proptest::collection::vec(any::<u8>(), 0..64), name in "[a-z.]{1,20}:[0-9]{1,5}") {
         let empty = Rules::default();
-        prop_assert!(matches!(empty.connect(&bytes), Decision::Deny(_)));
-        prop_assert!(matches!(empty.connect(name.as_bytes()), Decision::Deny(_)));
+        prop_assert!(matches!(empty.connect(&bytes, None), Decision::Deny(_)));
+        prop_assert!(matches!(empty.connect(name.as_bytes(), None), Decision::Deny(_)));
         prop_assert!(matches!(empty.absolute(b"http", name.as_bytes(), None), Decision::Deny(_)));
     }
 
     #[test]
     fn only_listed_names_pass(label in "[a-z0-9.\\-]{0,12}", tail in "(allowed|wild|api|other)\\.test[a-z.]{0,3}") {
         let text = format!("{label}{tail}:443");
-        if let Decision::Allow(allowed) = rules().connect(text.as_bytes()) {
+        if let Decision::Allow(allowed) = rules().connect(text.as_bytes(), None) {
             let host = allowed.host.to_string();
             prop_assert!(["allowed.test", "api.test"].contains(&&*host) || host.ends_with(".wild.test"));
         }
     }
+}
+
+#[rstest]
+#[case("allowed.test:443", "allowed.test:443", "allow-name")]
+#[case("allowed.test:443", "allowed.test", "allow-name")]
+#[case("allowed.test:443", "evil.test", "authority-mismatch")]
+#[case("allowed.test:443", "allowed.test:80", "authority-mismatch")]
+#[case("evil.test:443", "allowed.test:443", "authority-mismatch")]
+fn connect_and_host(#[case] authority: &str, #[case] host: &str, #[case] expected: &str) {
+    assert_eq!(verdict(rules().connect(authority.as_bytes(), Some(host.as_bytes()))), expected);
 }

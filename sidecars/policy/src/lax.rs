@@ -20,11 +20,7 @@ impl Rules {
     }
 
     /// K-PX-LAXIP, K-PX-LAXHOST and the port reading of K-PX-ANYPORT, on an authority text.
-    pub(crate) fn lax_destination(
-        &self,
-        authority: &[u8],
-        default_port: Option<u16>,
-    ) -> Option<Allowed> {
+    pub(crate) fn lax_destination(&self, authority: &[u8], default_port: Option<u16>) -> Option<Allowed> {
         let (host, port) = split(authority);
         let strict_port = || port.map_or(default_port, plain_port);
         if !self.controls.has(Control::StrictAddress)
@@ -70,22 +66,15 @@ impl Rules {
         if !self.names().any(is_match) {
             return None;
         }
-        let cut =
-            |c: char| c.is_control() || matches!(c, ' ' | '/' | '\\' | '#' | '?' | '%' | '@' | ',');
+        let cut = |c: char| c.is_control() || matches!(c, ' ' | '/' | '\\' | '#' | '?' | '%' | '@' | ',');
         let text = text.split(cut).find(|part| !part.is_empty())?;
         let name = idna::domain_to_ascii(text).unwrap_or_else(|_| text.to_owned());
         Some(Host::Name(Name::unchecked(name.trim_matches('.'))))
     }
 
     /// K-PX-NOBIND: the tunnel's authority was decided on; the request goes where its `Host` (or the SNI) says.
-    pub(crate) fn lax_inner(
-        &self,
-        tunnel: &Allowed,
-        sni: Option<&str>,
-        named: &[&[u8]],
-    ) -> Option<Decision> {
-        let lax_text =
-            !self.controls.has(Control::StrictName) || !self.controls.has(Control::StrictAddress);
+    pub(crate) fn lax_inner(&self, tunnel: &Allowed, sni: Option<&str>, named: &[&[u8]]) -> Option<Decision> {
+        let lax_text = !self.controls.has(Control::StrictName) || !self.controls.has(Control::StrictAddress);
         if lax_text {
             // The name was cut or parsed at CONNECT; what the request repeats is the uncut text.
             return Some(Decision::Allow(tunnel.clone()));
@@ -128,18 +117,9 @@ impl Rules {
     }
 
     /// K-PX-HTTPFREE, K-PX-NOBIND and the lax texts, on an absolute-form request.
-    pub(crate) fn lax_absolute(
-        &self,
-        scheme: &[u8],
-        authority: &[u8],
-        host: Option<&[u8]>,
-    ) -> Option<Allowed> {
+    pub(crate) fn lax_absolute(&self, scheme: &[u8], authority: &[u8], host: Option<&[u8]>) -> Option<Allowed> {
         if !self.controls.has(Control::AbsoluteForm) {
-            let default = if scheme.eq_ignore_ascii_case(b"https") {
-                443
-            } else {
-                80
-            };
+            let default = if scheme.eq_ignore_ascii_case(b"https") { 443 } else { 80 };
             let (host, port) = host_authority(strip_user(authority)).ok()?;
             return Some(Allowed {
                 rule: "unfiltered",
@@ -149,8 +129,7 @@ impl Rules {
             });
         }
         if !self.controls.has(Control::Binding) {
-            let Decision::Allow(target) = self.absolute_target(scheme, strip_user(authority))
-            else {
+            let Decision::Allow(target) = self.absolute_target(scheme, strip_user(authority)) else {
                 return None;
             };
             let named: Vec<&[u8]> = host.into_iter().collect();
@@ -189,20 +168,13 @@ fn lax_port(port: Option<&[u8]>, default: u16) -> Option<u16> {
     let Some(port) = port else {
         return Some(default);
     };
-    let text = std::str::from_utf8(port)
-        .ok()?
-        .trim()
-        .trim_start_matches('+');
+    let text = std::str::from_utf8(port).ok()?.trim().trim_start_matches('+');
     if text.is_empty() {
         return Some(default);
     }
     let number: u64 = text.parse().ok()?;
     // Port 0 cannot be dialled; lenient programs take it for "unset".
-    Some(if number as u16 == 0 {
-        default
-    } else {
-        number as u16
-    })
+    Some(if number as u16 == 0 { default } else { number as u16 })
 }
 
 #[cfg(test)]
@@ -233,18 +205,10 @@ mod tests {
     #[case(Control::AllowList, "evil.test:22", "evil.test:22")]
     #[case(Control::StrictName, "evil.test\0.allowed.test:443", "evil.test:443")]
     #[case(Control::StrictName, "evil-allowed.test:443", "evil-allowed.test:443")]
-    #[case(
-        Control::StrictName,
-        "allowed.test.evil.test:443",
-        "allowed.test.evil.test:443"
-    )]
+    #[case(Control::StrictName, "allowed.test.evil.test:443", "allowed.test.evil.test:443")]
     #[case(Control::StrictName, "other.test:443", "host-not-allowed")]
     #[case(Control::StrictAddress, "0x7f.1:443", "127.0.0.1:443")]
-    #[case(
-        Control::StrictAddress,
-        "[::ffff:198.51.100.7]:443",
-        "198.51.100.7:443"
-    )]
+    #[case(Control::StrictAddress, "[::ffff:198.51.100.7]:443", "198.51.100.7:443")]
     #[case(Control::StrictAddress, "１９８.51.100.7:443", "198.51.100.7:443")]
     #[case(Control::StrictAddress, "evil.test:443", "host-not-allowed")]
     #[case(Control::Ports, "allowed.test:22", "allowed.test:22")]
@@ -253,13 +217,13 @@ mod tests {
     #[case(Control::Ports, "evil.test:443", "host-not-allowed")]
     #[case(Control::AbsoluteForm, "evil.test:443", "host-not-allowed")]
     fn connect(#[case] removed: Control, #[case] text: &str, #[case] expected: &str) {
-        assert_eq!(goes_to(rules(removed).connect(text.as_bytes())), expected);
+        assert_eq!(goes_to(rules(removed).connect(text.as_bytes(), None)), expected);
     }
 
     #[test]
     fn unbound_requests_go_where_they_say() {
         let rules = rules(Control::Binding);
-        let Decision::Allow(tunnel) = rules.connect(b"allowed.test:443") else {
+        let Decision::Allow(tunnel) = rules.connect(b"allowed.test:443", None) else {
             panic!()
         };
         assert_eq!(
@@ -283,13 +247,7 @@ mod tests {
     #[test]
     fn unfiltered_absolute_form() {
         let rules = rules(Control::AbsoluteForm);
-        assert_eq!(
-            goes_to(rules.absolute(b"http", b"evil.test:81", None)),
-            "evil.test:81"
-        );
-        assert_eq!(
-            goes_to(rules.absolute(b"https", b"evil.test", None)),
-            "evil.test:443"
-        );
+        assert_eq!(goes_to(rules.absolute(b"http", b"evil.test:81", None)), "evil.test:81");
+        assert_eq!(goes_to(rules.absolute(b"https", b"evil.test", None)), "evil.test:443");
     }
 }

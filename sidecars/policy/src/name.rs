@@ -193,10 +193,7 @@ mod tests {
     #[case("xn--bcher-kva.test", "xn--bcher-kva.test")]
     #[case("XN--BCHER-KVA.test", "xn--bcher-kva.test")]
     fn normal_form(#[case] text: &str, #[case] expected: &str) {
-        assert_eq!(
-            Host::from_wire(text.as_bytes()).unwrap().to_string(),
-            expected
-        );
+        assert_eq!(Host::from_wire(text.as_bytes()).unwrap().to_string(), expected);
     }
 
     #[rstest]
@@ -235,10 +232,7 @@ mod tests {
         let name = [&*label, &label, &label, &"a".repeat(61)].join(".");
         assert_eq!(name.len(), 253);
         assert!(Host::from_wire(name.as_bytes()).is_ok());
-        assert_eq!(
-            Host::from_wire(format!("a{name}").as_bytes()),
-            Err(HostError::Length)
-        );
+        assert_eq!(Host::from_wire(format!("a{name}").as_bytes()), Err(HostError::Length));
         assert_eq!(
             Host::from_wire(format!("{}.test", "a".repeat(64)).as_bytes()),
             Err(HostError::Length)
@@ -251,18 +245,9 @@ mod tests {
             Host::from_manifest("Bücher.test").unwrap().to_string(),
             "xn--bcher-kva.test"
         );
-        assert_eq!(
-            Host::from_wire("bücher.test".as_bytes()),
-            Err(HostError::Character)
-        );
-        assert_eq!(
-            Host::from_manifest("１２７.0.0.1"),
-            Err(HostError::Spelling)
-        );
-        assert_eq!(
-            Host::from_manifest("a\u{200d}b.test"),
-            Err(HostError::International)
-        );
+        assert_eq!(Host::from_wire("bücher.test".as_bytes()), Err(HostError::Character));
+        assert_eq!(Host::from_manifest("１２７.0.0.1"), Err(HostError::Spelling));
+        assert_eq!(Host::from_manifest("a\u{200d}b.test"), Err(HostError::International));
     }
 
     proptest! {

@@ -161,18 +161,14 @@ pub fn sentence(reason: DenyReason, host: &str, port: Option<u16>) -> String {
 fn refused_form(reason: DenyReason, place: &str) -> String {
     match reason {
         DenyReason::AddressSpelling => {
-            format!(
-                "`{place}` is an address in an unusual spelling; write a plain dotted quad, or IPv6 in brackets"
-            )
+            format!("`{place}` is an address in an unusual spelling; write a plain dotted quad, or IPv6 in brackets")
         }
         DenyReason::NameMalformed => {
             format!("`{place}` is not a valid host name (ASCII letters, digits, `-`, `_`, `.`)")
         }
         DenyReason::PortMalformed => format!("`{place}` needs a plain port number from 1 to 65535"),
         DenyReason::AuthorityMismatch => {
-            format!(
-                "the request names another host or port than the connection, which was opened for {place}"
-            )
+            format!("the request names another host or port than the connection, which was opened for {place}")
         }
         DenyReason::SniMismatch => {
             format!("the TLS handshake names another host than CONNECT, which was for {place}")
@@ -182,19 +178,13 @@ fn refused_form(reason: DenyReason, place: &str) -> String {
         DenyReason::TlsHandshake => {
             format!("the TLS handshake for {place} failed or took too long")
         }
-        DenyReason::Framing => {
-            "the message is not well-formed HTTP, or its length is ambiguous".to_owned()
-        }
+        DenyReason::Framing => "the message is not well-formed HTTP, or its length is ambiguous".to_owned(),
         DenyReason::HeadTooLarge => "the request head is too large".to_owned(),
         DenyReason::HeadTimeout => "the request head did not arrive in time".to_owned(),
         DenyReason::Method => "this method is not accepted here".to_owned(),
-        DenyReason::Scheme => {
-            "an absolute target must have the scheme `http`; use CONNECT for `https`".to_owned()
-        }
+        DenyReason::Scheme => "an absolute target must have the scheme `http`; use CONNECT for `https`".to_owned(),
         DenyReason::Target => "this form of request target is not accepted here".to_owned(),
-        DenyReason::Version => {
-            "only HTTP/1.0, HTTP/1.1 and (inside TLS) HTTP/2 are spoken here".to_owned()
-        }
+        DenyReason::Version => "only HTTP/1.0, HTTP/1.1 and (inside TLS) HTTP/2 are spoken here".to_owned(),
         DenyReason::HostMissing => "the request has no `Host` field".to_owned(),
         DenyReason::Expectation => "only the expectation `100-continue` is understood".to_owned(),
         _ => format!("{place} was refused"),

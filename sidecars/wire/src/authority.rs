@@ -80,15 +80,16 @@ impl Authority {
         Self::assemble(params, key, certificate_pem)
     }
 
-    /// The authority of [`Authority::mint`] again, from the key and certificate that another process of the same bundle
-    /// minted: a restarted daemon must not change what the guest trusts.
+    /// The authority of [`Authority::mint`] again, from [`Authority::to_secret_pem`] of another process of the same bundle:
+    /// a restarted daemon must not change what the guest trusts.
     ///
     /// # Errors
-    /// When the key is none.
-    pub fn from_parts(bottle: &str, key_pkcs8: &[u8], certificate_pem: String) -> Result<Self, AuthorityFault> {
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key_pkcs8));
-        let key = KeyPair::from_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)?;
-        Self::assemble(authority_params(bottle)?, key, certificate_pem)
+    /// When the text does not begin with a P-256 key.
+    pub fn from_secret_pem(bottle: &str, pem: &str) -> Result<Self, AuthorityFault> {
+        let at = pem.find("-----BEGIN CERTIFICATE-----").unwrap_or(pem.len());
+        let (key, certificate) = pem.split_at(at);
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(key, &PKCS_ECDSA_P256_SHA256)?;
+        Self::assemble(authority_params(bottle)?, key, certificate.to_owned())
     }
 
     fn assemble(params: CertificateParams, key: KeyPair, certificate_pem: String) -> Result<Self, AuthorityFault> {
@@ -112,16 +113,12 @@ impl Authority {
         &self.certificate_pem
     }
 
-    /// The private key (PKCS #8, DER), for handing it to another process of the same bundle over a pipe. It is never to
-    /// reach a file, an environment or a log.
-    pub fn key_pkcs8(&self) -> Vec<u8> {
-        self.issuer.key().serialize_der()
-    }
-
-    /// The private key (PEM), for the known-leaky bottle that publishes it.
-    #[cfg(feature = "leaky")]
-    pub fn key_pem(&self) -> String {
-        self.issuer.key().serialize_pem()
+    /// The private key, then the certificate (PEM), for handing both to another process of the same bundle over a pipe. It
+    /// is never to reach a file, an environment or a log; the caller wipes it.
+    pub fn to_secret_pem(&self) -> String {
+        let mut pem = self.issuer.key().serialize_pem();
+        pem.push_str(&self.certificate_pem);
+        pem
     }
 
     /// The TLS configuration that stands in for a host: a leaf with the host as its only subject alternative name,
@@ -274,8 +271,8 @@ mod tests {
     #[test]
     fn a_restored_authority_signs_what_the_first_one_promised() {
         let first = Authority::mint("dev-1").unwrap();
-        let pem = first.certificate_pem().to_owned();
-        let second = Authority::from_parts("dev-1", &first.key_pkcs8(), pem).unwrap();
+        let second = Authority::from_secret_pem("dev-1", &first.to_secret_pem()).unwrap();
+        assert_eq!(first.certificate_pem(), second.certificate_pem());
         assert!(verify(&second, "a.test", "a.test"));
     }
 
