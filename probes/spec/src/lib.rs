@@ -3,13 +3,19 @@
 
 mod action;
 mod evidence;
+mod exit_code;
+mod judge;
 mod nonce;
 mod probe;
+mod waiver;
 mod witness;
 pub mod world;
 
 pub use action::*;
 pub use evidence::*;
+pub use exit_code::*;
+pub use judge::judge;
 pub use nonce::*;
 pub use probe::*;
+pub use waiver::*;
 pub use witness::*;
