@@ -39,6 +39,9 @@ pub enum Action {
         raw: bool,
         /// The payload.
         send: String,
+        /// Whether an echo reply is a finding (towards hosts that run no witness for ICMP, such as a peer's guest).
+        #[serde(default, skip_serializing_if = "is_false")]
+        answer_is_finding: bool,
     },
     /// Asks a name server.
     Dns {
@@ -50,6 +53,9 @@ pub enum Action {
         name: String,
         /// Query type (RFC 1035 and successors): 1 = A, 28 = AAAA, 16 = TXT.
         qtype: u16,
+        /// Whether an answer section with at least one record is a finding.
+        #[serde(default, skip_serializing_if = "is_false")]
+        answer_is_finding: bool,
     },
     /// Has a conversation over one connection.
     Talk {
@@ -163,7 +169,15 @@ pub enum Action {
     Listen {
         /// TCP and UDP ports.
         ports: Vec<u16>,
+        /// Addresses to listen on; empty: the wildcard addresses.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<String>,
     },
+}
+
+/// For fields that are left out of documents when they are false.
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// How a name server is asked.
