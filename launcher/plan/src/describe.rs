@@ -2,22 +2,25 @@
 
 use serde_json::Value;
 
-use crate::places::Segment;
+use crate::places::{Kind, Segment};
 
 /// The schema of a path.
 pub(crate) fn schema_at<'a>(root: &'a Value, path: &[Segment]) -> Option<&'a Value> {
     let mut schema = root;
     for segment in path {
-        schema = resolve(root, schema)?;
-        schema = match segment {
-            Segment::Key(key) => schema
-                .get("properties")
-                .and_then(|properties| properties.get(key))
-                .or_else(|| schema.get("additionalProperties").filter(|value| value.is_object()))?,
-            Segment::Index(_) => schema.get("items")?,
-        };
+        schema = step(resolve(root, schema)?, segment)?;
     }
     resolve(root, schema)
+}
+
+fn step<'a>(schema: &'a Value, segment: &Segment) -> Option<&'a Value> {
+    match segment {
+        Segment::Key(key) => schema
+            .get("properties")
+            .and_then(|properties| properties.get(key))
+            .or_else(|| schema.get("additionalProperties").filter(|value| value.is_object())),
+        Segment::Index(_) => schema.get("items"),
+    }
 }
 
 /// Follows references, and takes the side of an optional value that is not null.
@@ -36,9 +39,58 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> Option<&'a Value> {
     None
 }
 
+/// Whether a schema takes a value of a kind. The YAML reader is more lenient than a schema: it takes a number for a text, a
+/// text in quotes for a number, and nothing for an empty mapping.
+pub(crate) fn takes(root: &Value, path: &[Segment], kind: Kind) -> bool {
+    let Some((last, parents)) = path.split_last() else {
+        return true;
+    };
+    let Some(schema) = schema_at(root, parents).and_then(|parent| step(parent, last)) else {
+        return true;
+    };
+    let name = match kind {
+        Kind::Nothing => "null",
+        Kind::Boolean => "boolean",
+        Kind::Number => "number",
+        Kind::Text => "string",
+        Kind::List => "array",
+        Kind::Mapping => "object",
+        Kind::Alias => return true,
+    };
+    has_type(root, schema, name, 0)
+}
+
+fn has_type(root: &Value, schema: &Value, name: &str, depth: u32) -> bool {
+    if depth > 16 {
+        return false;
+    }
+    let is = |value: &Value| {
+        value
+            .as_str()
+            .is_some_and(|kind| kind == name || (name == "number" && kind == "integer"))
+    };
+    let sides = ["anyOf", "oneOf"]
+        .iter()
+        .filter_map(|key| schema.get(key)?.as_array())
+        .flatten();
+    let mut sides = sides.chain(
+        schema
+            .get("$ref")
+            .and_then(|at| root.pointer(at.as_str()?.strip_prefix('#')?)),
+    );
+    match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(is),
+        Some(kind) => is(kind),
+        None => sides.any(|side| has_type(root, side, name, depth + 1)),
+    }
+}
+
 /// What it takes, in words.
 pub(crate) fn expected(schema: &Value) -> String {
-    if let Some(title) = schema.get("title").and_then(Value::as_str) {
+    // Only scalars have titles of use here.
+    if schema.get("properties").is_none()
+        && let Some(title) = schema.get("title").and_then(Value::as_str)
+    {
         return title.to_owned();
     }
     if let Some(choices) = choices(schema) {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{BackendKind, Topology};
-use crate::scalar::{ByteSize, EnvValue};
+use crate::scalar::{ByteSize, Scalar};
 
 /// A `bottle.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,10 +37,10 @@ pub struct Bottle {
     pub image: String,
     /// Environment of the guest. Secrets do not belong here: see `egress.routes`.
     #[serde(default)]
-    pub env: BTreeMap<String, EnvValue>,
+    pub env: BTreeMap<String, Scalar>,
     /// `user[:group]` in the guest, names or numbers; the image's own when absent.
     #[serde(default)]
-    pub user: Option<String>,
+    pub user: Option<Scalar>,
     /// Working directory, absolute; the image's own when absent.
     #[serde(default)]
     pub workdir: Option<String>,
@@ -173,7 +173,7 @@ pub struct Agent {
     pub bottle: String,
     /// Program and arguments.
     #[serde(default)]
-    pub command: Vec<String>,
+    pub command: Vec<Scalar>,
     /// What it is told first.
     #[serde(default)]
     pub prompt: Option<String>,

@@ -18,4 +18,4 @@ pub use manifest::{Manifest, ManifestError, parse, schema};
 pub use places::Place;
 pub use plan::*;
 pub use prepare::{GUEST_PROXY, HostFacts, PlanError, PrepareOptions, placeholder, prepare};
-pub use scalar::{ByteSize, EnvValue};
+pub use scalar::{ByteSize, Scalar};

@@ -3,9 +3,10 @@
 use serde_json::Value;
 use serde_yaml::{DuplicateKeyPolicy, Error as YamlError, Location, MergeKeyPolicy};
 
-use crate::describe::{expected, nearest, one_of, schema_at};
+use crate::describe::{expected, nearest, one_of, schema_at, takes};
 use crate::document::{Bottle, Document};
-use crate::places::{Node, Place, Places, Position, render};
+use crate::places::{Kind, Node, Place, Places, Position, render};
+use crate::scalar::{ByteSize, SIZE};
 
 /// A manifest that was read, with the place of everything in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,13 +43,13 @@ pub fn parse(source_name: &str, text: &str) -> Result<Manifest, ManifestError> {
         strict_booleans: true,
         with_snippet: false,
     };
-    let document: Document = serde_yaml::from_str_with_options(text, options).map_err(|error| {
-        Reading {
-            source_name,
-            places: &places,
-        }
-        .refusal(&error)
-    })?;
+    let reading = Reading {
+        source_name,
+        places: &places,
+    };
+    let document: Document = reading
+        .kinds()
+        .and_then(|()| serde_yaml::from_str_with_options(text, options).map_err(|error| reading.refusal(&error)))?;
     let manifest = Manifest {
         document,
         source: source_name.to_owned(),
@@ -194,6 +195,35 @@ impl Reading<'_> {
         }
     }
 
+    /// Refuses values of the wrong kind: the YAML reader is lenient with some, and says less about the others. A text that
+    /// is no YAML is left to it.
+    fn kinds(&self) -> Result<(), ManifestError> {
+        let root = schema();
+        let is_wrong = |node: &&Node| !takes(&root, &node.path, node.kind) || is_no_size(&root, node);
+        let Some(node) = self
+            .places
+            .nodes()
+            .iter()
+            .find(is_wrong)
+            .filter(|_| self.places.is_complete())
+        else {
+            return Ok(());
+        };
+        let expected = schema_at(&root, &node.path).map_or("something else".to_owned(), expected);
+        let text_needed = matches!(node.kind, Kind::Boolean | Kind::Number);
+        Err(ManifestError {
+            place: Place {
+                source: self.source_name.to_owned(),
+                line: node.value.0,
+                column: node.value.1,
+                path: render(&node.path),
+            },
+            expected,
+            found: node.found.clone(),
+            help: text_needed.then(|| "put it in quotes".to_owned()),
+        })
+    }
+
     fn unknown_key(&self, field: &str, known: &[&str], location: Location) -> ManifestError {
         let node = self.places.key_at(position(location));
         let mut error = self.error(node, location, one_of(known), format!("the unknown key `{field}`"));
@@ -223,9 +253,9 @@ impl Reading<'_> {
         match node.and_then(|node| Some((node, schema_at(&root, &node.path)?))) {
             Some((node, schema)) if is_value => self.error(Some(node), location, expected(schema), node.found.clone()),
             _ => {
-                let node = self.places.before(position(location));
+                // No path: the text around it may not mean what it seems to.
                 let said = one_line(&error.without_snippet().to_string());
-                self.error(node, location, "a bottle.yaml in well-formed YAML".to_owned(), said)
+                self.error(None, location, "well-formed YAML".to_owned(), said)
             }
         }
     }
@@ -255,6 +285,17 @@ fn position(location: Location) -> Position {
     (location.line(), location.column())
 }
 
+/// Whether a size is expected and the text is none.
+fn is_no_size(root: &Value, node: &Node) -> bool {
+    let title = schema_at(root, &node.path).and_then(|schema| schema.get("title"));
+    title.and_then(Value::as_str) == Some(SIZE) && node.kind != Kind::Alias && ByteSize::parse(&node.text).is_none()
+}
+
+/// The reader's own words, without the position, which is told already.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
 }

@@ -58,6 +58,16 @@ pub(crate) fn render(path: &[Segment]) -> String {
     text
 }
 
+/// A path with one more key.
+pub(crate) fn below(path: &str, key: &str) -> String {
+    let tail = render(&[Segment::Key(key.to_owned())]);
+    if tail.starts_with('[') {
+        format!("{path}{tail}")
+    } else {
+        format!("{path}.{tail}")
+    }
+}
+
 fn is_plain(key: &str) -> bool {
     !key.is_empty()
         && key
@@ -75,25 +85,59 @@ pub(crate) struct Node {
     /// Where its key stands, when it is a value of a mapping.
     pub key: Option<Position>,
     pub value: Position,
+    pub kind: Kind,
+    /// The text of a scalar.
+    pub text: String,
     /// What it is, in words.
     pub found: String,
+}
+
+/// What a node is to a JSON schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Nothing,
+    Boolean,
+    Number,
+    Text,
+    List,
+    Mapping,
+    /// Known only where it is defined.
+    Alias,
 }
 
 /// All nodes in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Places {
     nodes: Vec<Node>,
+    complete: bool,
 }
 
 impl Places {
     /// Walks the text as far as it is YAML.
     pub fn read(text: &str) -> Self {
         let mut walk = Walk::default();
+        let mut complete = true;
         for event in Parser::new_from_str(text) {
-            let Ok((event, span)) = event else { break };
+            let Ok((event, span)) = event else {
+                complete = false;
+                break;
+            };
             walk.step(event, position(span.start));
         }
-        Self { nodes: walk.nodes }
+        Self {
+            nodes: walk.nodes,
+            complete,
+        }
+    }
+
+    /// Whether the whole text is YAML.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// All of them.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// The node whose value begins there.
@@ -104,14 +148,6 @@ impl Places {
     /// The node whose key begins there.
     pub fn key_at(&self, position: Position) -> Option<&Node> {
         self.nodes.iter().find(|node| node.key == Some(position))
-    }
-
-    /// The last node that begins at or before a position.
-    pub fn before(&self, position: Position) -> Option<&Node> {
-        self.nodes
-            .iter()
-            .filter(|node| node.value <= position)
-            .max_by_key(|node| (node.value, node.path.len()))
     }
 
     /// The node of a path, or of the nearest path above it (a value that came in by an alias has no node of its own).
@@ -154,7 +190,8 @@ impl Walk {
                     *key = Some((text.into_owned(), at));
                     return;
                 }
-                self.node(at, scalar(&text, style));
+                let (kind, found) = (kind(&text, style), scalar(&text, style));
+                self.node(at, kind, found, &text);
                 self.leave();
             }
             Event::Alias(..) => {
@@ -162,15 +199,15 @@ impl Walk {
                     *key = Some(("*".to_owned(), at));
                     return;
                 }
-                self.node(at, "an alias".to_owned());
+                self.node(at, Kind::Alias, "an alias".to_owned(), "");
                 self.leave();
             }
             Event::SequenceStart(..) => {
-                self.begin(at, "a list");
+                self.begin(at, Kind::List, "a list");
                 self.open.push(Open::Sequence(0));
             }
             Event::MappingStart(..) => {
-                self.begin(at, "a mapping");
+                self.begin(at, Kind::Mapping, "a mapping");
                 self.open.push(Open::Mapping(None));
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -181,16 +218,16 @@ impl Walk {
         }
     }
 
-    fn begin(&mut self, at: Position, found: &str) {
+    fn begin(&mut self, at: Position, kind: Kind, found: &str) {
         // A collection as a key: no manifest has one, the typed reader says so.
         if let Some(Open::Mapping(key @ None)) = self.open.last_mut() {
             *key = Some(("?".to_owned(), at));
         }
-        self.node(at, found.to_owned());
+        self.node(at, kind, found.to_owned(), "");
     }
 
     /// Notes a node and steps into it.
-    fn node(&mut self, at: Position, found: String) {
+    fn node(&mut self, at: Position, kind: Kind, found: String, text: &str) {
         let mut key_at = None;
         match self.open.last() {
             Some(Open::Sequence(index)) => self.path.push(Segment::Index(*index)),
@@ -204,6 +241,8 @@ impl Walk {
             path: self.path.clone(),
             key: key_at,
             value: at,
+            kind,
+            text: text.to_owned(),
             found,
         });
     }
@@ -219,17 +258,54 @@ impl Walk {
     }
 }
 
+/// The kind of a scalar by the core schema of YAML 1.2 (10.3.2).
+fn kind(text: &str, style: ScalarStyle) -> Kind {
+    if !matches!(style, ScalarStyle::Plain) {
+        return Kind::Text;
+    }
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Kind::Nothing,
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Kind::Boolean,
+        _ if is_number(text) => Kind::Number,
+        _ => Kind::Text,
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let of = |prefix: &str, radix: u32| {
+        let digits = text.strip_prefix(prefix);
+        digits.is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix)))
+    };
+    if of("0x", 16)
+        || of("0o", 8)
+        || matches!(unsigned, ".inf" | ".Inf" | ".INF")
+        || matches!(text, ".nan" | ".NaN" | ".NAN")
+    {
+        return true;
+    }
+    let is_decimal = unsigned
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
+    is_decimal && unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+}
+
 fn scalar(text: &str, style: ScalarStyle) -> String {
     const SHOWN: usize = 60;
-    if matches!(style, ScalarStyle::Plain) && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+    if kind(text, style) == Kind::Nothing {
         return "nothing".to_owned();
     }
     let line = text.lines().next().unwrap_or("");
     let shown: String = line.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if shown.len() < text.len() {
-        format!("`{shown}...`")
+    let more = if line.chars().count() > SHOWN || line.len() < text.trim_end().len() {
+        "..."
     } else {
-        format!("`{shown}`")
+        ""
+    };
+    match kind(text, style) {
+        // Where quotes are what is wrong, they must be seen.
+        Kind::Text if kind(text, ScalarStyle::Plain) != Kind::Text => format!("the text `\"{shown}\"`"),
+        _ => format!("`{shown}{more}`"),
     }
 }
 

@@ -12,7 +12,7 @@ use bottle_policy::{BundleConfig, Daemon, Listen, SHARED_DIR};
 use crate::describe::{nearest, one_of};
 use crate::document::Bottle;
 use crate::manifest::{Manifest, ManifestError};
-use crate::places::Place;
+use crate::places::{Place, below};
 use crate::plan::{
     Attachment, BackendKind, ContainerPlan, Hardening, Lifecycle, Limits, Mount, MountSource, NetworkMode, NetworkPlan,
     PLAN_VERSION, Plan, StateFile, Topology, VolumePlan,
@@ -80,7 +80,7 @@ pub struct PrepareOptions {
     pub image: Option<String>,
     /// User in the guest instead of the manifest's.
     pub user: Option<String>,
-    /// Environment of the guest, besides and before the manifest's.
+    /// Environment of the guest, besides the manifest's; wins over it.
     pub extra_env: BTreeMap<String, String>,
 }
 
@@ -276,7 +276,7 @@ fn input<'a>(
             near: nearest(name, known).map(str::to_owned),
         });
     };
-    let path = format!("bottles.{name}");
+    let path = below("bottles", name);
     if !slug::is_bottle_name(name) {
         let expected = "a name of at most 32 lower-case letters, digits and hyphens, with no hyphen at its ends";
         return Err(manifest.refuse_key(&path, expected, format!("`{name}`")).into());
@@ -326,7 +326,7 @@ fn refuse_unbuilt(input: &Input<'_>) -> Result<BackendKind, PlanError> {
     }
     let document = input.manifest.document();
     for (name, agent) in &document.agents {
-        let path = format!("agents.{name}");
+        let path = below("agents", name);
         if !document.bottles.contains_key(&agent.bottle) {
             let names: Vec<&String> = document.bottles.keys().collect();
             return Err(input.manifest.refuse(&format!("{path}.bottle"), one_of(&names)).into());

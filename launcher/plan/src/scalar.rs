@@ -7,7 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-const SIZE: &str = "a size such as `512MiB` or `4GiB` (or a number of bytes)";
+/// What a size is, in words.
+pub(crate) const SIZE: &str = "a size such as `512MiB` or `4GiB` (or a number of bytes)";
 const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
 
 /// A number of bytes, written as one or with a binary unit (`KiB`, `MiB`, `GiB`, `TiB`). Decimal units are not taken: `4GB`
@@ -54,14 +55,12 @@ impl<'de> Deserialize<'de> for ByteSize {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(SIZE)
             }
-            fn visit_u64<E: Error>(self, bytes: u64) -> Result<ByteSize, E> {
-                Ok(ByteSize(bytes))
-            }
             fn visit_str<E: Error>(self, text: &str) -> Result<ByteSize, E> {
                 ByteSize::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(Size)
+        // As a text, which YAML numbers are too: the reader then knows the place of the value.
+        deserializer.deserialize_str(Size)
     }
 }
 
@@ -79,19 +78,20 @@ impl JsonSchema for ByteSize {
     }
 }
 
-/// Value of an environment variable. Numbers and booleans are taken as they are written.
+/// A text for which numbers and booleans are taken too, as they are written: values of environment variables, arguments,
+/// users.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EnvValue(pub String);
+pub struct Scalar(pub String);
 
-impl<'de> Deserialize<'de> for EnvValue {
+impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self)
     }
 }
 
-impl JsonSchema for EnvValue {
+impl JsonSchema for Scalar {
     fn schema_name() -> Cow<'static, str> {
-        "EnvValue".into()
+        "Scalar".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "title": "a text", "type": ["string", "number", "boolean"] })

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bottle_policy::{BundleConfig, Listen, SHARED_DIR};
 
+use crate::places::below;
 use crate::plan::{Attachment, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
 use crate::prepare::egress::is_variable;
 use crate::prepare::{GUEST_PROXY, Input, PROXY_SOCKET, PlanError, option, shared_mount};
@@ -137,18 +138,18 @@ fn environment(
     ours.extend(CA_VARIABLES.map(|name| (name.to_owned(), format!("{SHARED_DIR}/ca.pem"))));
     ours.extend(token_env.iter().map(|name| (name.clone(), placeholder(name))));
     let mut env = BTreeMap::from([("HOME".to_owned(), HOME.to_owned())]);
+    for (name, value) in &input.bottle.env {
+        if let Some(expected) = unusable(name, &value.0, &ours, token_env) {
+            let path = below(&input.path("env"), name);
+            return Err(input.manifest.refuse_key(&path, expected, format!("`{name}`")).into());
+        }
+        env.insert(name.clone(), value.0.clone());
+    }
     for (name, value) in &input.options.extra_env {
         if let Some(expected) = unusable(name, value, &ours, token_env) {
             return Err(option("extra_env", expected, format!("`{name}`")));
         }
         env.insert(name.clone(), value.clone());
-    }
-    for (name, value) in &input.bottle.env {
-        if let Some(expected) = unusable(name, &value.0, &ours, token_env) {
-            let path = input.path(&format!("env.{name}"));
-            return Err(input.manifest.refuse_key(&path, expected, format!("`{name}`")).into());
-        }
-        env.insert(name.clone(), value.0.clone());
     }
     env.extend(ours);
     Ok(env)
@@ -187,7 +188,7 @@ fn user(input: &Input<'_>) -> Result<Option<String>, PlanError> {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     let is_user = |text: &str| text.split(':').count() <= 2 && text.split(':').all(is_part);
-    match (&input.options.user, &input.bottle.user) {
+    match (&input.options.user, input.bottle.user.as_ref().map(|user| &user.0)) {
         (Some(user), _) if !is_user(user) => Err(option("user", EXPECTED, format!("`{user}`"))),
         (None, Some(user)) if !is_user(user) => Err(input.refuse("user", EXPECTED)),
         (Some(user), _) | (None, Some(user)) => Ok(Some(user.clone())),
@@ -229,7 +230,7 @@ fn tmpfs(
         all.entry(home.clone()).or_insert((1 << 30, options));
     }
     for (path, size) in &input.bottle.tmpfs {
-        let path_in_manifest = format!("{}.tmpfs[{path:?}]", input.path);
+        let path_in_manifest = below(&input.path("tmpfs"), path);
         if !is_mountable(path) {
             let expected = "an absolute path outside /dev, /proc, /sys and /run/bottle";
             return Err(input

@@ -1,0 +1,265 @@
+//! Whole plans, and what holds of every plan.
+
+use std::collections::BTreeMap;
+
+use bottle_plan::{
+    HostFacts, Limits, NetworkMode, Plan, PlanError, PrepareOptions, Topology, parse, placeholder, prepare,
+};
+use bottle_policy::{Controls, Listen, Rules};
+use proptest::prelude::*;
+
+const FULL: &str = include_str!("full.yaml");
+const CA: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+fn facts() -> HostFacts {
+    HostFacts {
+        subnets: vec![
+            "172.17.0.0/16".to_owned(),
+            "198.51.100.0/24".to_owned(),
+            "fd00::/64".to_owned(),
+        ],
+        home: "/home/operator".to_owned(),
+        uid: 1000,
+        gid: 1000,
+        default_limits: Limits::default(),
+        ca_files: BTreeMap::from([("~/private-ca.pem".to_owned(), CA.to_owned())]),
+        slug_entropy: [1, 2, 3, 4, 5, 6, 7, 8],
+    }
+}
+
+fn options() -> PrepareOptions {
+    PrepareOptions {
+        command: vec!["claude".to_owned(), "--help".to_owned()],
+        bundle_image: "bottle-bundle:0123456789ab".to_owned(),
+        ..PrepareOptions::default()
+    }
+}
+
+fn plan(facts: &HostFacts, options: &PrepareOptions) -> Result<Plan, PlanError> {
+    prepare(&parse("full.yaml", FULL).unwrap(), "dev", facts, options)
+}
+
+fn routed() -> PrepareOptions {
+    PrepareOptions {
+        topology: Some(Topology::Routed),
+        ..options()
+    }
+}
+
+#[test]
+fn sealed() {
+    let plan = plan(&facts(), &options()).unwrap();
+    assert_eq!(plan.guest.network, NetworkMode::None);
+    insta::assert_json_snapshot!("sealed", plan);
+}
+
+#[test]
+fn routed_plan() {
+    insta::assert_json_snapshot!("routed", plan(&facts(), &routed()).unwrap());
+}
+
+/// The bundle takes every policy that `prepare` makes.
+#[test]
+fn rules_are_in_normal_form() {
+    let config = plan(&facts(), &options()).unwrap().config;
+    Rules::new(&config.policy, &config.routes, Controls::default()).unwrap();
+    let hosts: Vec<&str> = config.policy.allow.iter().map(|rule| rule.host.as_str()).collect();
+    assert_eq!(
+        hosts,
+        [
+            "packages.example.com",
+            "*.example.org",
+            "example.net",
+            "xn--bcher-kva.example",
+            "198.51.100.7"
+        ]
+    );
+    assert_eq!(config.policy.allow[0].ports, [443, 80]);
+    assert_eq!(config.policy.allow[2].ports, [8443]);
+}
+
+#[test]
+fn options_win() {
+    let given = PrepareOptions {
+        outer_network: Some("witness-outer".to_owned()),
+        resolver: Some(vec!["203.0.113.53".to_owned()]),
+        extra_upstream_roots: vec![CA.to_owned()],
+        public_roots: false,
+        slug: Some("case-1".to_owned()),
+        image: Some("probe:1".to_owned()),
+        user: Some("65534:65534".to_owned()),
+        extra_env: BTreeMap::from([("A".to_owned(), "b".to_owned()), ("TERM".to_owned(), "dumb".to_owned())]),
+        tty: true,
+        stdin: true,
+        ..options()
+    };
+    let plan = plan(&facts(), &given).unwrap();
+    assert!(plan.networks.is_empty());
+    let NetworkMode::Networks(legs) = &plan.bundle.network else {
+        panic!("{:?}", plan.bundle.network)
+    };
+    assert_eq!(legs[0].network, "witness-outer");
+    assert_eq!(plan.guest.name, "bottle-case-1-guest");
+    assert_eq!(plan.guest.image, "probe:1");
+    assert_eq!(plan.guest.user.as_deref(), Some("65534:65534"));
+    assert_eq!(plan.guest.env["A"], "b");
+    assert_eq!(plan.guest.env["TERM"], "dumb");
+    assert!(plan.guest.tty && plan.guest.stdin && !plan.config.public_roots);
+    assert_eq!(plan.config.upstream_roots.len(), 2);
+    assert_eq!(
+        plan.config.resolver,
+        bottle_policy::Resolver::Servers(vec!["203.0.113.53:53".parse().unwrap()])
+    );
+}
+
+#[test]
+fn bad_options_are_named() {
+    let refused = |change: fn(&mut PrepareOptions)| {
+        let mut options = options();
+        change(&mut options);
+        plan(&facts(), &options).unwrap_err().to_string()
+    };
+    let messages = [
+        refused(|options| options.command.clear()),
+        refused(|options| options.bundle_image.clear()),
+        refused(|options| options.slug = Some("A/B".to_owned())),
+        refused(|options| options.image = Some("a b".to_owned())),
+        refused(|options| options.user = Some(String::new())),
+        refused(|options| options.backend = Some(bottle_plan::BackendKind::Smolmachines)),
+        refused(|options| options.resolver = Some(vec!["localhost".to_owned()])),
+        refused(|options| options.extra_upstream_roots = vec!["-----BEGIN PRIVATE KEY-----".to_owned()]),
+        refused(|options| options.extra_env = BTreeMap::from([("GITHUB_TOKEN".to_owned(), "x".to_owned())])),
+    ];
+    insta::assert_snapshot!("bad_options", messages.join("\n"));
+}
+
+#[test]
+fn bad_facts_are_named() {
+    let mut bad = facts();
+    bad.ca_files.insert(
+        "~/private-ca.pem".to_owned(),
+        format!("{CA}-----BEGIN RSA PRIVATE KEY-----"),
+    );
+    let error = plan(&bad, &options()).unwrap_err().to_string();
+    assert!(error.contains("a private key in it"), "{error}");
+    let bad = HostFacts {
+        subnets: vec!["10.0.0.0".to_owned()],
+        ..facts()
+    };
+    let error = plan(&bad, &routed()).unwrap_err().to_string();
+    assert!(error.contains("found `10.0.0.0`"), "{error}");
+    let full = HostFacts {
+        subnets: vec!["10.0.0.0/8".to_owned()],
+        ..facts()
+    };
+    assert_eq!(plan(&full, &routed()), Err(PlanError::NoSubnet));
+    plan(&full, &options()).expect("a sealed bottle needs no subnet");
+}
+
+/// A plan that is moved to another subnet is the plan that would have been made there, but for the candidates' order.
+#[test]
+fn inner_subnet_is_rewritten_everywhere() {
+    let first = plan(&facts(), &routed()).unwrap();
+    let candidates = first.networks[1].subnets.clone();
+    let taken = HostFacts {
+        subnets: vec![candidates[0].cidr.clone()],
+        ..facts()
+    };
+    let second = plan(&taken, &routed()).unwrap();
+    let mut moved = first.with_inner_subnet(&candidates[1].cidr).unwrap();
+    assert_ne!(moved.config, first.config);
+    moved.networks = second.networks.clone();
+    assert_eq!(moved, second);
+    let text = serde_json::to_string(&moved).unwrap();
+    assert!(!text.contains(&candidates[0].cidr.replace(".0/24", ".2")));
+    assert_eq!(first.with_inner_subnet(&candidates[0].cidr), Some(first.clone()));
+    for bad in ["", "10.0.0.0", "fd00::/64", "10.0.0.0/30", "10.0.0.0/33"] {
+        assert_eq!(first.with_inner_subnet(bad), None, "{bad}");
+    }
+    let sealed = plan(&facts(), &options()).unwrap();
+    assert_eq!(sealed.with_inner_subnet("10.9.9.0/24"), Some(sealed.clone()));
+}
+
+/// What a user's variable holds is theirs, even when it looks like the proxy.
+#[test]
+fn only_our_variables_are_rewritten() {
+    let mut plan = plan(&facts(), &routed()).unwrap();
+    let proxy = plan.guest.env["HTTP_PROXY"].clone();
+    plan.guest.env.insert("MINE".to_owned(), proxy.clone());
+    let moved = plan.with_inner_subnet("10.9.9.0/24").unwrap();
+    assert_eq!(moved.guest.env["MINE"], proxy);
+    assert_eq!(moved.guest.env["https_proxy"], "http://10.9.9.2:8888");
+}
+
+fn range(cidr: &str) -> (u32, u32) {
+    let (address, bits) = cidr.split_once('/').unwrap();
+    let address = u32::from(address.parse::<std::net::Ipv4Addr>().unwrap());
+    let size = 1u64 << (32 - bits.parse::<u32>().unwrap());
+    let low = address & !((size - 1) as u32);
+    (low, low + (size - 1) as u32)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_same_input_gives_the_same_plan(entropy: [u8; 8], is_routed: bool) {
+        let facts = HostFacts { slug_entropy: entropy, ..facts() };
+        let options = if is_routed { routed() } else { options() };
+        let one = plan(&facts, &options).unwrap();
+        prop_assert_eq!(&one, &plan(&facts, &options).unwrap());
+        // And it survives being saved.
+        let saved = serde_json::to_string(&one).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Plan>(&saved).unwrap(), one);
+    }
+
+    #[test]
+    fn slugs_are_valid_and_differ(one: [u8; 8], other: [u8; 8]) {
+        let slug = |entropy| plan(&HostFacts { slug_entropy: entropy, ..facts() }, &options()).unwrap().slug;
+        let tail = slug(one).strip_prefix("dev-").unwrap().to_owned();
+        prop_assert!(tail.len() == 8 && tail.bytes().all(|byte| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte)));
+        prop_assert_eq!(one == other, slug(one) == slug(other));
+    }
+
+    #[test]
+    fn no_candidate_overlaps_what_is_in_use(
+        entropy: [u8; 8],
+        in_use in prop::collection::vec((10u8..12, 210u8..=223, any::<u8>(), 9u32..=32), 0..40),
+    ) {
+        let subnets: Vec<String> = in_use.iter().map(|(a, b, c, bits)| format!("{a}.{b}.{c}.0/{bits}")).collect();
+        let facts = HostFacts { subnets: subnets.clone(), slug_entropy: entropy, ..facts() };
+        let plan = match plan(&facts, &routed()) {
+            Ok(plan) => plan,
+            Err(error) => { prop_assert_eq!(error, PlanError::NoSubnet); return Ok(()) }
+        };
+        let inner = plan.networks.iter().find(|network| network.internal).unwrap();
+        let mut taken: Vec<(u32, u32)> = subnets.iter().map(|cidr| range(cidr)).collect();
+        for subnet in &inner.subnets {
+            let own = range(&subnet.cidr);
+            prop_assert!(taken.iter().all(|(low, high)| own.1 < *low || *high < own.0), "{:?} in {:?}", subnet, subnets);
+            taken.push(own);
+        }
+        let Listen::Tcp(listen) = plan.config.listen[0].clone() else { panic!("routed") };
+        let own = range(&inner.subnets[0].cidr);
+        prop_assert_eq!(listen.ip().to_string(), std::net::Ipv4Addr::from(own.0 + 2).to_string());
+    }
+
+    /// Whatever values the operator's tokens have, a plan cannot hold them: it knows names only, and a guest finds placeholders.
+    #[test]
+    fn plans_name_tokens_and_hold_none(name in "[A-Z][A-Z0-9_]{0,20}") {
+        let text = format!(
+            "version: 1\nbottles:\n  dev:\n    image: x\n    egress:\n      routes:\n        - host: a.example.com\n          auth: {{ scheme: bearer, token_env: {name:?} }}\n"
+        );
+        let manifest = parse("bottle.yaml", &text).unwrap();
+        let plan = prepare(&manifest, "dev", &HostFacts::default(), &options()).unwrap();
+        prop_assert_eq!(&plan.token_env, &vec![name.clone()]);
+        prop_assert_eq!(&plan.guest.env[&name], &placeholder(&name));
+        prop_assert!(plan.bundle.env.is_empty());
+    }
+}
+
+/// At least eight subnets are offered when nothing is in the way.
+#[test]
+fn several_candidates() {
+    assert!(plan(&facts(), &routed()).unwrap().networks[1].subnets.len() >= 8);
+}
