@@ -1,13 +1,16 @@
 //! A daemon from its start to its end: handover, sockets, confinement, service.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, BufRead, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bottle_egress::Egress;
-use bottle_policy::Daemon;
+use bottle_pipelock::{HopSecret, PipelockSetup};
+use bottle_policy::{BundleConfig, Controls, Daemon};
 use bottle_wire::{Authority, Recorder};
 use secrecy::SecretString;
 use tokio::io::AsyncReadExt;
@@ -51,7 +54,7 @@ pub fn main(name: &str) -> u8 {
 fn read_handover() -> Result<Handover, Failure> {
     // A buffer of our own: that of `io::stdin()` would keep the secrets.
     let input = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut line = Zeroizing::new(Vec::with_capacity(bottle_policy::MAX_CONFIG_LINE));
+    let mut line = Zeroizing::new(Vec::with_capacity(2 * bottle_policy::MAX_CONFIG_LINE + 4096));
     let mut buffered = io::BufReader::with_capacity(16 * 1024, input);
     buffered.read_until(b'\n', &mut line)?;
     serde_json::from_slice(&line).map_err(|error| {
@@ -85,9 +88,56 @@ fn egress(handover: Handover) -> Result<(), Failure> {
     }))
 }
 
+fn pipelock(handover: Handover) -> Result<(), Failure> {
+    let Handover {
+        config,
+        hop_secret,
+        authority,
+        ..
+    } = handover;
+    let authority = Zeroizing::new(authority.ok_or("expected the authority in the handover, found none")?);
+    let bound = bottle_pipelock::bind(&config)?;
+    confine::confine(Daemon::Pipelock)?;
+    let authority = Arc::new(Authority::from_secret_pem(&config.bottle, &authority)?);
+    let setup = PipelockSetup {
+        hop_secret: HopSecret::new(hop_secret),
+        egress: PipelockSetup::egress(),
+        controls: controls(&config),
+        events: Recorder::stdout(&config.bottle, Daemon::Pipelock)?,
+        authority,
+        config,
+    };
+    let runtime = if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?
+    };
+    runtime.block_on(serve_until_told(async {
+        bottle_pipelock::serve(bound, setup).await.map_err(Failure::from)
+    }))
+}
+
+#[cfg(feature = "leaky")]
+fn controls(config: &BundleConfig) -> Controls {
+    Controls::without(config.removed.clone())
+}
+
+#[cfg(not(feature = "leaky"))]
+fn controls(_config: &BundleConfig) -> Controls {
+    Controls::all()
+}
+
 /// Says that the daemon listens, then serves until init closes our standard input.
 async fn serve_until_told(service: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let mut orders = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let mut service = pin!(service);
+    // Whatever keeps it from serving at all shows at once, and then nobody is told that it listens.
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(service.as_mut().poll(context))).await {
+        return done;
+    }
     let mut output = io::stdout().lock();
     output.write_all(format!("{READY_LINE}\n").as_bytes())?;
     output.flush()?;
@@ -97,18 +147,4 @@ async fn serve_until_told(service: impl Future<Output = Result<(), Failure>>) ->
         done = service => done,
         () = async { while matches!(orders.read(&mut ignored).await, Ok(1..)) {} } => Ok(()),
     }
-}
-
-fn pipelock(handover: Handover) -> Result<(), Failure> {
-    let Handover {
-        config,
-        hop_secret,
-        authority,
-        ..
-    } = handover;
-    let authority = authority.ok_or("expected the authority in the handover, found none")?;
-    let authority = Authority::from_secret_pem(&config.bottle, &Zeroizing::new(authority))?;
-    drop(authority);
-    drop(hop_secret);
-    Err("pipelock is not wired yet".into())
 }

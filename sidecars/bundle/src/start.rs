@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bottle_policy::{BundleConfig, CONFIG_VERSION, Daemon, MAX_CONFIG_LINE, Tokens};
+use bottle_policy::{BundleConfig, CONFIG_VERSION, Controls, Daemon, MAX_CONFIG_LINE, Rules, Tokens};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -127,7 +127,7 @@ fn read_input(lines: &mpsc::Sender<Result<Zeroizing<Vec<u8>>, io::Error>>) {
         let read = (&mut input)
             .take(MAX_CONFIG_LINE as u64 + 1)
             .read_until(b'\n', &mut line);
-        let over = !matches!(read, Ok(_) if line.last() == Some(&b'\n'));
+        let over = read.is_err() || line.last() != Some(&b'\n');
         if lines.blocking_send(read.map(|_| line)).is_err() || over {
             break;
         }
@@ -157,6 +157,9 @@ fn check(config: &BundleConfig) -> Result<(), StartError> {
     }
     if config.daemons.contains(&Daemon::Pipelock) && config.listen.is_empty() {
         return refused("pipelock is to run, but `listen` is empty".into());
+    }
+    if let Err(error) = Rules::new(&config.policy, &config.routes, Controls::all()) {
+        return refused(error.to_string());
     }
     match &config.publish {
         Some(path) if !path.starts_with('/') => refused(format!("`publish` is to be an absolute path, found {path:?}")),

@@ -150,6 +150,7 @@ impl Bundle {
 #[case::no_slug(&config(&[], json!({ "bottle": "" })).to_string(), "slug")]
 #[case::twice(&config(&["egress", "egress"], json!({})).to_string(), "listed once")]
 #[case::deaf(&config(&["pipelock"], json!({})).to_string(), "`listen` is empty")]
+#[case::rule(&config(&[], json!({ "policy": { "allow": [{ "host": "UPPER.test", "ports": [443] }] } })).to_string(), "UPPER.test")]
 #[case::relative(&config(&[], json!({ "publish": "here" })).to_string(), "absolute path")]
 fn a_bad_configuration_is_refused(#[case] line: &str, #[case] reason: &str) {
     let mut bundle = Bundle::told(&[line, &tokens().to_string()]);
@@ -283,6 +284,64 @@ fn egress_runs_as_its_own_user_and_shows_no_token() {
     assert_eq!(status, 0);
     assert!(!format!("{errors}{events}").contains(TOKEN));
     assert!(!Path::new(&format!("/proc/{daemon}")).exists());
+}
+
+/// Both daemons, and through them one request: refused by pipelock, and one that egress cannot connect.
+#[test]
+fn requests_go_through_both_daemons() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("proxy.sock");
+    let more = json!({
+        "listen": [{ "unix": socket }],
+        "policy": { "allow": [{ "host": "198.51.100.7", "ports": [80] }] },
+        "limits": { "connect_ms": 500 },
+    });
+    let mut bundle = Bundle::start(&config(&["pipelock", "egress"], more));
+    bundle.expect("ready");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o666);
+    let users: Vec<_> = bundle
+        .daemons()
+        .iter()
+        .map(|daemon| fs::read_to_string(format!("/proc/{daemon}/status")).unwrap())
+        .map(|status| status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap()[..5].to_owned())
+        .collect();
+    assert_eq!(users, ["10001", "10002"]);
+    let ask = |host: &str| {
+        let mut guest = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        let head =
+            format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: n-7\r\nconnection: close\r\n\r\n");
+        guest.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        guest.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask("203.0.113.9");
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let record = bundle.expect("decision");
+    assert_eq!(
+        (&record["daemon"], &record["verdict"]),
+        (&json!("pipelock"), &json!("deny")),
+        "{record}"
+    );
+    // The namespace has no route to anywhere.
+    let answer = ask("198.51.100.7");
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    let mut records = vec![bundle.expect("decision"), bundle.expect("decision")];
+    records.sort_by_key(|record| record["daemon"].to_string());
+    assert_eq!(
+        (&records[0]["daemon"], &records[0]["rule"]),
+        (&json!("egress"), &json!("connect-failed")),
+        "{records:?}"
+    );
+    assert_eq!(records[0]["nonce"], "n-7");
+    // A restarted pipelock has the same socket and the same authority.
+    kill_process(Pid::from_raw(bundle.daemons()[0]).unwrap(), Signal::KILL).unwrap();
+    bundle.expect("daemon-exited");
+    bundle.expect("daemon-restarted");
+    assert!(ask("203.0.113.9").starts_with("HTTP/1.1 403 "));
+    let (status, errors, events) = bundle.terminate();
+    assert_eq!(status, 0);
+    assert!(!format!("{errors}{events}").contains("PRIVATE KEY"));
 }
 
 #[test]
