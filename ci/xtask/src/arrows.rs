@@ -54,6 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "probe-spec",
         ],
     ),
+    ("bottle-bench", &[]),
     ("xtask", &[]),
 ];
 

@@ -26,7 +26,7 @@ pub fn bench(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         say(&format!("bench {name}"));
         let mut command = cargo();
         command
-            .args(["bench", "--locked", "-p", "bottle-conform", "--bench", name])
+            .args(["bench", "--locked", "-p", "bottle-bench", "--bench", name])
             .env("BOTTLE_PARTS_DIR", target().join("parts"))
             .env("BOTTLE_PROGRAMS_DIR", &built.programs);
         if name == "proxy" {

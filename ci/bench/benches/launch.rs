@@ -1,0 +1,210 @@
+//! A cold launch of a bottle to its guest's first instruction, against the same objects made by plain engine calls one
+//! after another.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, ensure};
+use bottle_backend::{Backend, Resource, ResourceKind, Role};
+use bottle_bench::{Samples, milliseconds, print};
+use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
+use bottle_launch::{LaunchOptions, Secrets, labels, launch};
+use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, parse, prepare};
+use bottle_policy::Tokens;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const ROUNDS: usize = 12;
+
+/// The shell of the guest: what Debian's `busybox-static` installs.
+const BUSYBOX: &str = "/bin/busybox";
+
+const MANIFEST: &str = "\
+version: 1
+bottles:
+  bench:
+    image: bench
+    egress:
+      allow: [ \"allowed.test\" ]
+";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let parts =
+        std::env::var_os("BOTTLE_PARTS_DIR").context("run this by `cargo xtask bench`, which builds the parts")?;
+    let parts = PathBuf::from(parts);
+    let backend: Arc<dyn Backend> = Arc::new(Docker::connect().await?);
+    let bundle = image(&parts.join("bottle-bundle"), "bottle-bundle", "/bottle-bundle")?;
+    let guest = image(Path::new(BUSYBOX), "bottle-bench-guest", "/bin/busybox")?;
+    // Images are there before either side is measured.
+    for image in [&bundle, &guest] {
+        if backend.find_image(&image.reference).await?.is_none() {
+            backend.load_image(&image.reference, image.archive.clone()).await?;
+        }
+    }
+    let mut rows = Vec::new();
+    for topology in [Topology::Sealed, Topology::Routed] {
+        let (mut plain, mut launched, mut ready) = (Samples::default(), Samples::default(), Samples::default());
+        for round in 0..ROUNDS {
+            plain.push(by_hand(&backend, &plan(&backend, topology, round * 2, &bundle, &guest).await?).await?);
+            let (took, after) = by_launch(
+                &backend,
+                plan(&backend, topology, round * 2 + 1, &bundle, &guest).await?,
+            )
+            .await?;
+            launched.push(took);
+            ready.push(after);
+        }
+        let (a, b) = (plain.median(), launched.median());
+        rows.push(vec![
+            format!("{topology:?}").to_lowercase(),
+            milliseconds(a),
+            milliseconds(b),
+            format!("{:.2} x", b.as_secs_f64() / a.as_secs_f64()),
+            milliseconds(launched.quantile(0.9)),
+            milliseconds(ready.median()),
+        ]);
+    }
+    print(
+        "launch to the guest's first instruction",
+        &[
+            "topology",
+            "plain engine calls, p50",
+            "bottle, p50",
+            "ratio",
+            "bottle, p90",
+            "bundle ready, p50",
+        ],
+        &rows,
+    );
+    Ok(())
+}
+
+fn image(program: &Path, repository: &str, path: &str) -> anyhow::Result<BuiltImage> {
+    let bytes =
+        std::fs::read(program).with_context(|| format!("expected a static program at {}", program.display()))?;
+    let settings = ImageSettings {
+        entrypoint: vec![path.to_owned()],
+        ..ImageSettings::default()
+    };
+    Ok(build_image(
+        repository,
+        &[ImageFile {
+            path,
+            mode: 0o755,
+            bytes: &bytes,
+        }],
+        &settings,
+    )?)
+}
+
+async fn plan(
+    backend: &Arc<dyn Backend>,
+    topology: Topology,
+    round: usize,
+    bundle: &BuiltImage,
+    guest: &BuiltImage,
+) -> anyhow::Result<Plan> {
+    let manifest = parse("bench", MANIFEST)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+    let facts = HostFacts {
+        subnets: backend.facts().await?.subnets,
+        home: "/".to_owned(),
+        slug_entropy: (now ^ round as u64).to_be_bytes(),
+        ..HostFacts::default()
+    };
+    let options = PrepareOptions {
+        topology: Some(topology),
+        command: ["/bin/busybox", "sh", "-c", "echo first; exec /bin/busybox sleep 60"]
+            .map(String::from)
+            .to_vec(),
+        bundle_image: bundle.reference.clone(),
+        image: Some(guest.reference.clone()),
+        user: Some("1000:1000".to_owned()),
+        ..PrepareOptions::default()
+    };
+    Ok(prepare(&manifest, "bench", &facts, &options)?)
+}
+
+/// Launches a bottle; time to the guest's first output, and the bundle's own time to be ready.
+async fn by_launch(backend: &Arc<dyn Backend>, plan: Plan) -> anyhow::Result<(Duration, Duration)> {
+    let state = tempfile::tempdir()?;
+    let mut options = LaunchOptions::new("bench", state.path());
+    options.guest_stdio = true;
+    let begun = Instant::now();
+    let bottle = launch(plan, Secrets::none(), Arc::clone(backend), options).await?;
+    let mut streams = bottle.guest_streams().context("expected the guest's streams")?;
+    let mut first = [0u8; 5];
+    streams.stdout.read_exact(&mut first).await?;
+    let took = begun.elapsed();
+    ensure!(&first == b"first", "expected the guest's first line, got {first:?}");
+    let ready = Duration::from_millis(bottle.ready_after_ms());
+    let report = bottle.close().await;
+    ensure!(
+        report.is_clean(),
+        "teardown left something: {:?}",
+        report.errors().collect::<Vec<_>>()
+    );
+    Ok((took, ready))
+}
+
+/// Makes the objects of a plan one after another; time to the guest's first output.
+async fn by_hand(backend: &Arc<dyn Backend>, plan: &Plan) -> anyhow::Result<Duration> {
+    let labels = labels(&plan.slug, "bench", "bench");
+    let begun = Instant::now();
+    let mut subnets = BTreeMap::new();
+    for network in &plan.networks {
+        subnets.insert(
+            network.name.clone(),
+            backend.create_network(network, &labels).await?.subnet,
+        );
+    }
+    for volume in &plan.volumes {
+        backend.create_volume(volume, &labels).await?;
+    }
+    let bundle = backend.create(Role::Bundle, &plan.bundle, &labels, &subnets).await?;
+    let mut streams = backend.attach(Role::Bundle, &bundle, false).await?;
+    backend.start(Role::Bundle, &bundle).await?;
+    // Without its configuration the bundle does not publish the guest's init.
+    let lines = format!(
+        "{}\n{}\n",
+        serde_json::to_string(&plan.config)?,
+        serde_json::to_string(&Tokens::default())?
+    );
+    streams.stdin.write_all(lines.as_bytes()).await?;
+    streams.stdin.flush().await?;
+    let mut ready = Vec::new();
+    while !ready.ends_with(b"\n") {
+        ready.push(streams.stdout.read_u8().await?);
+    }
+    let guest = backend.create(Role::Guest, &plan.guest, &labels, &subnets).await?;
+    let mut guest_streams = backend.attach(Role::Guest, &guest, false).await?;
+    backend.start(Role::Guest, &guest).await?;
+    let mut first = [0u8; 5];
+    guest_streams.stdout.read_exact(&mut first).await?;
+    let took = begun.elapsed();
+    for (kind, name, id) in [
+        (ResourceKind::Container, &plan.guest.name, guest),
+        (ResourceKind::Container, &plan.bundle.name, bundle),
+    ] {
+        remove(backend, kind, name, id).await?;
+    }
+    for network in &plan.networks {
+        remove(backend, ResourceKind::Network, &network.name, network.name.clone()).await?;
+    }
+    for volume in &plan.volumes {
+        remove(backend, ResourceKind::Volume, &volume.name, volume.name.clone()).await?;
+    }
+    Ok(took)
+}
+
+async fn remove(backend: &Arc<dyn Backend>, kind: ResourceKind, name: &str, id: String) -> anyhow::Result<()> {
+    let resource = Resource {
+        kind,
+        name: name.to_owned(),
+        id,
+        labels: BTreeMap::new(),
+    };
+    Ok(backend.remove(&resource).await?)
+}
