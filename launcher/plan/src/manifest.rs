@@ -1,5 +1,7 @@
 //! Reading a manifest.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use serde_yaml::{DuplicateKeyPolicy, Error as YamlError, Location, MergeKeyPolicy};
 
@@ -12,7 +14,7 @@ use crate::scalar::{ByteSize, SIZE};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     document: Document,
-    source: String,
+    source: Arc<str>,
     places: Places,
 }
 
@@ -27,7 +29,7 @@ pub struct ManifestError {
     /// What does.
     pub found: String,
     /// What to do about it, when that is known.
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
 }
 
 /// Reads a manifest. `source_name` is what messages call it.
@@ -52,7 +54,7 @@ pub fn parse(source_name: &str, text: &str) -> Result<Manifest, ManifestError> {
         .and_then(|()| serde_yaml::from_str_with_options(text, options).map_err(|error| reading.refusal(&error)))?;
     let manifest = Manifest {
         document,
-        source: source_name.to_owned(),
+        source: source_name.into(),
         places,
     };
     if manifest.document.version != 1 {
@@ -140,7 +142,7 @@ impl Manifest {
             source: self.source.clone(),
             line,
             column,
-            path: path.to_owned(),
+            path: path.into(),
         }
     }
 }
@@ -213,21 +215,21 @@ impl Reading<'_> {
         let text_needed = matches!(node.kind, Kind::Boolean | Kind::Number);
         Err(ManifestError {
             place: Place {
-                source: self.source_name.to_owned(),
+                source: self.source_name.into(),
                 line: node.value.0,
                 column: node.value.1,
-                path: render(&node.path),
+                path: render(&node.path).into(),
             },
             expected,
             found: node.found.clone(),
-            help: text_needed.then(|| "put it in quotes".to_owned()),
+            help: text_needed.then(|| "put it in quotes".into()),
         })
     }
 
     fn unknown_key(&self, field: &str, known: &[&str], location: Location) -> ManifestError {
         let node = self.places.key_at(position(location));
         let mut error = self.error(node, location, one_of(known), format!("the unknown key `{field}`"));
-        error.help = nearest(field, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        error.help = nearest(field, known.iter().copied()).map(|near| format!("did you mean `{near}`?").into());
         error
     }
 
@@ -269,10 +271,10 @@ impl Reading<'_> {
         let (line, column) = position(location);
         ManifestError {
             place: Place {
-                source: self.source_name.to_owned(),
+                source: self.source_name.into(),
                 line,
                 column,
-                path: node.map(|node| render(&node.path)).unwrap_or_default(),
+                path: node.map(|node| render(&node.path)).unwrap_or_default().into(),
             },
             expected,
             found,

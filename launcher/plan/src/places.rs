@@ -4,6 +4,7 @@
 //! walked once more as YAML events, and each node is noted under its path.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_yaml::granit_parser::{Event, Marker, Parser, ScalarStyle};
 
@@ -11,13 +12,13 @@ use serde_yaml::granit_parser::{Event, Marker, Parser, ScalarStyle};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Name of the file as it was given.
-    pub source: String,
+    pub source: Arc<str>,
     /// From 1; 0 when there is no line to show.
     pub line: u64,
     /// From 1, in characters.
     pub column: u64,
     /// For example `bottles.dev.egress.routes[0].host`; empty at the top.
-    pub path: String,
+    pub path: Box<str>,
 }
 
 impl fmt::Display for Place {

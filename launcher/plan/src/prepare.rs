@@ -1,8 +1,10 @@
 //! From a manifest and what the host is like to a plan.
 
 mod egress;
+mod error;
 mod guest;
 mod inner;
+mod input;
 mod slug;
 
 use std::collections::BTreeMap;
@@ -12,13 +14,15 @@ use bottle_policy::{BundleConfig, Daemon, Listen, SHARED_DIR};
 use crate::describe::{nearest, one_of};
 use crate::document::Bottle;
 use crate::manifest::{Manifest, ManifestError};
-use crate::places::{Place, below};
+use crate::places::below;
 use crate::plan::{
     Attachment, BackendKind, ContainerPlan, Hardening, Lifecycle, Limits, Mount, MountSource, NetworkMode, NetworkPlan,
     PLAN_VERSION, Plan, StateFile, Topology, VolumePlan,
 };
 
+pub use error::PlanError;
 pub use guest::placeholder;
+pub use input::{HostFacts, PrepareOptions};
 
 /// Where a sealed guest finds the proxy: its own loopback, where `bottle-guest` listens.
 pub const GUEST_PROXY: &str = "127.0.0.1:8888";
@@ -31,145 +35,6 @@ const SHARED_BYTES: u64 = 16 << 20;
 
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
-
-/// What the host is like. No secret is part of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// Subnets (CIDR) that are in use: the engine's networks and the host's interfaces.
-    pub subnets: Vec<String>,
-    /// The operator's home directory, for `~/` in paths of the manifest.
-    pub home: String,
-    /// The operator's user id.
-    pub uid: u32,
-    /// The operator's group id.
-    pub gid: u32,
-    /// Limits where the manifest names none; what is `None` here has the built-in default.
-    pub default_limits: Limits,
-    /// Contents of the files of [`Manifest::ca_files`], by the path as it is written there.
-    pub ca_files: BTreeMap<String, String>,
-    /// Randomness for the slug.
-    pub slug_entropy: [u8; 8],
-}
-
-/// What the command line said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrepareOptions {
-    /// Instead of the manifest's backend.
-    pub backend: Option<BackendKind>,
-    /// Instead of the manifest's topology.
-    pub topology: Option<Topology>,
-    /// What to run in the guest; never empty.
-    pub command: Vec<String>,
-    /// Whether the guest gets a terminal.
-    pub tty: bool,
-    /// Whether the guest's standard input is held open.
-    pub stdin: bool,
-    /// An existing network for the bundle's way out, instead of one of its own.
-    pub outer_network: Option<String>,
-    /// Name servers (`address` or `address:port`) instead of the manifest's.
-    pub resolver: Option<Vec<String>>,
-    /// Certificate authorities (PEM) trusted for upstreams besides the manifest's.
-    pub extra_upstream_roots: Vec<String>,
-    /// Whether the public certificate authorities are trusted for upstreams.
-    pub public_roots: bool,
-    /// A slug instead of one made from the entropy.
-    pub slug: Option<String>,
-    /// Image reference of the bundle.
-    pub bundle_image: String,
-    /// Image of the guest instead of the manifest's.
-    pub image: Option<String>,
-    /// User in the guest instead of the manifest's.
-    pub user: Option<String>,
-    /// Environment of the guest, besides the manifest's; wins over it.
-    pub extra_env: BTreeMap<String, String>,
-}
-
-impl Default for PrepareOptions {
-    /// Nothing said: no command, no bundle image (both are needed), public authorities trusted.
-    fn default() -> Self {
-        Self {
-            backend: None,
-            topology: None,
-            command: Vec::new(),
-            tty: false,
-            stdin: false,
-            outer_network: None,
-            resolver: None,
-            extra_upstream_roots: Vec::new(),
-            public_roots: true,
-            slug: None,
-            bundle_image: String::new(),
-            image: None,
-            user: None,
-            extra_env: BTreeMap::new(),
-        }
-    }
-}
-
-/// Why there is no plan.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// The manifest has no such bottle.
-    #[error("{place}: expected {expected}, found no bottle `{name}`{}", near.as_deref().map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default())]
-    UnknownBottle {
-        /// Where the bottles are.
-        place: Place,
-        /// What was asked for.
-        name: String,
-        /// The names that there are.
-        expected: String,
-        /// The nearest of them.
-        near: Option<String>,
-    },
-    /// A value of the manifest cannot be used.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The manifest asks for something that this version does not have.
-    #[error("{place}: not built yet: {what}; take it out of the manifest to go on without it")]
-    NotBuilt {
-        /// Where.
-        place: Place,
-        /// What.
-        what: String,
-    },
-    /// An option cannot be used.
-    #[error("{option}: expected {expected}, found {found}")]
-    Option {
-        /// Name of the field of [`PrepareOptions`] as a flag.
-        option: &'static str,
-        /// What can be given.
-        expected: String,
-        /// What was.
-        found: String,
-    },
-    /// A fact about the host is not understood.
-    #[error("host facts, {fact}: expected {expected}, found {found}")]
-    Fact {
-        /// Which.
-        fact: &'static str,
-        /// What was expected.
-        expected: String,
-        /// What was found.
-        found: String,
-    },
-    /// Every subnet that a bottle could have is in use.
-    #[error(
-        "no free subnet for the inner network: every /24 from 10.213.0.0 to 10.222.255.0 overlaps a network in use; remove unused networks, or use `topology: sealed`"
-    )]
-    NoSubnet,
-}
-
-impl PlanError {
-    /// The place in the manifest, when the fault is there.
-    pub fn place(&self) -> Option<&Place> {
-        match self {
-            Self::UnknownBottle { place, .. } | Self::NotBuilt { place, .. } => Some(place),
-            Self::Manifest(error) => Some(&error.place),
-            _ => None,
-        }
-    }
-}
 
 /// What the parts of `prepare` read.
 struct Input<'a> {
@@ -265,16 +130,17 @@ fn input<'a>(
     let known = manifest.document().bottles.keys().map(String::as_str);
     let Some(bottle) = manifest.bottle(name) else {
         let names: Vec<&str> = known.clone().collect();
-        return Err(PlanError::UnknownBottle {
+        let expected = if names.is_empty() {
+            "at least one bottle".to_owned()
+        } else {
+            one_of(&names)
+        };
+        return Err(PlanError::UnknownBottle(ManifestError {
             place: manifest.place("bottles"),
-            name: name.to_owned(),
-            expected: if names.is_empty() {
-                "at least one bottle".to_owned()
-            } else {
-                one_of(&names)
-            },
-            near: nearest(name, known).map(str::to_owned),
-        });
+            expected,
+            found: format!("no bottle `{name}`"),
+            help: nearest(name, known).map(|near| format!("did you mean `{near}`?").into()),
+        }));
     };
     let path = below("bottles", name);
     if !slug::is_bottle_name(name) {

@@ -208,7 +208,7 @@ fn hostile_texts() {
         "version: !!binary x\nbottles: {}\n",
     ] {
         let error = parse("bottle.yaml", text).unwrap_err();
-        assert_eq!(error.place.source, "bottle.yaml");
+        assert_eq!(&*error.place.source, "bottle.yaml");
         assert!(error.to_string().len() < 2000, "{}", error.to_string().len());
     }
 }
