@@ -495,3 +495,45 @@ async fn no_rendering_holds_a_token() {
         .unwrap();
     assert!(!format!("{error} {error:?}").contains(TOKEN));
 }
+
+/// What the known-leaky bottles leak, so that a probe has something to find.
+#[cfg(feature = "leaky")]
+mod leaky {
+    use super::*;
+    use bottle_policy::Control;
+
+    async fn without(control: Control, leaf: Leaf) -> (Origin, Origin, Stage) {
+        let roots = Roots::new();
+        let origin = Origin::start(Some(roots.server_config(leaf, &[]))).await;
+        let plain = Origin::start(None).await;
+        let mut config = config(&roots, vec![bearer(origin.address.port())]);
+        config.removed = vec![control];
+        let stage = Stage::start(&config).await;
+        (origin, plain, stage)
+    }
+
+    #[tokio::test]
+    async fn any_certificate_is_taken() {
+        let (origin, _, stage) = without(Control::UpstreamVerify, Leaf::SelfSigned).await;
+        let uri = format!("https://api.test:{}/", origin.address.port());
+        assert_eq!(stage.get(&uri, &origin, &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn the_token_goes_everywhere() {
+        let (_, plain, stage) = without(Control::RouteScope, Leaf::Good).await;
+        let uri = format!("http://other.test:{}/", plain.address.port());
+        assert_eq!(stage.get(&uri, &plain, &[]).await.0, StatusCode::OK);
+        assert_eq!(plain.last().headers["authorization"], format!("Bearer {TOKEN}"));
+    }
+
+    #[tokio::test]
+    async fn the_token_is_told() {
+        let (origin, _, mut stage) = without(Control::Scrub, Leaf::Expired).await;
+        let uri = format!("https://api.test:{}/", origin.address.port());
+        let (status, _, body) = stage.get(&uri, &origin, &[]).await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY);
+        assert!(body.contains(TOKEN));
+        assert!(stage.denial().told.unwrap().contains(TOKEN));
+    }
+}
