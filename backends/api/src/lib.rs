@@ -4,6 +4,8 @@
 //! backend is for. [`Role`] says which one is meant.
 #![warn(missing_docs)]
 
+pub mod fake;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;

@@ -180,10 +180,12 @@ impl Bottle {
 }
 
 async fn wait(mut exit: Exit) -> Result<i64, BackendError> {
-    match exit.wait_for(Option::is_some).await {
-        Ok(ended) => ended.clone().unwrap_or_else(|| Err(unwatched())),
-        Err(_) => Err(unwatched()),
-    }
+    let ended = exit
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|ended| ended.clone());
+    ended.unwrap_or_else(|| Err(unwatched()))
 }
 
 fn unwatched() -> BackendError {

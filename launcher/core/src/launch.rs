@@ -289,7 +289,7 @@ impl Site {
             ca_pem,
             ready_after_ms,
             streams: Mutex::new(parts.guest.take_streams()),
-            lease: Mutex::new(Some(parts.bundle.input)),
+            lease: Mutex::new(parts.bundle.take_input()),
             heard: parts.bundle.heard,
             guest_exit: parts.guest.exit,
             bundle_exit: parts.bundle.half.exit,

@@ -32,12 +32,18 @@ impl Half {
 /// A bundle that was started and has been sent its configuration.
 pub(crate) struct RunningBundle {
     pub(crate) half: Half,
-    pub(crate) input: Input,
+    /// Behind a lock because a stream cannot be shared between threads, and a launch must be able to run on several.
+    input: Mutex<Option<Input>>,
     pub(crate) heard: Arc<Heard>,
     ready: OnceLock<(String, u64)>,
 }
 
 impl RunningBundle {
+    /// Its standard input, which is its lease.
+    pub(crate) fn take_input(&self) -> Option<Input> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// What its `ready` event said.
     pub(crate) fn ready(&self) -> (String, u64) {
         self.ready.get().cloned().unwrap_or_default()
@@ -48,13 +54,11 @@ impl RunningBundle {
         // The exit code and the last words may come a moment after the end of the stream.
         let mut exit = self.half.exit.clone();
         let limit = std::time::Duration::from_secs(2);
-        let status = match tokio::time::timeout(limit, exit.wait_for(Option::is_some)).await {
-            Ok(Ok(code)) => match &*code {
-                Some(Ok(code)) => format!("exit code {code}"),
-                Some(Err(error)) => format!("exit code unknown: {error}"),
-                None => "exit code unknown".to_owned(),
-            },
-            _ => "exit code unknown".to_owned(),
+        let ended = async { exit.wait_for(Option::is_some).await.ok().and_then(|code| code.clone()) };
+        let status = match tokio::time::timeout(limit, ended).await.ok().flatten() {
+            Some(Ok(code)) => format!("exit code {code}"),
+            Some(Err(error)) => format!("exit code unknown: {error}"),
+            None => "exit code unknown".to_owned(),
         };
         if let Phase::Failed { reason } = &*self.heard.phase().borrow() {
             return LaunchFailure::BundleFailed {
@@ -264,19 +268,19 @@ impl Site {
         self.keep_task(tokio::spawn(heard.clone().read_stdout(streams.stdout)));
         self.keep_task(tokio::spawn(heard.clone().read_stderr(streams.stderr)));
         self.start_half(Role::Bundle, &half).await?;
-        let mut bundle = RunningBundle {
-            half,
-            input: streams.stdin,
-            heard,
-            ready: OnceLock::new(),
-        };
-        if let Err(source) = self.send_configuration(&mut bundle.input, &secrets).await {
+        let mut input = streams.stdin;
+        if let Err(source) = self.send_configuration(&mut input, &secrets).await {
             return Err(LaunchFailure::BundleInput {
                 source,
-                stderr: last(&bundle.heard),
+                stderr: last(&heard),
             });
         }
-        Ok(bundle)
+        Ok(RunningBundle {
+            half,
+            input: Mutex::new(Some(input)),
+            heard,
+            ready: OnceLock::new(),
+        })
     }
 
     async fn send_configuration(&self, input: &mut Input, secrets: &Secrets) -> std::io::Result<()> {
@@ -301,16 +305,18 @@ impl Site {
     pub(crate) async fn await_ready(&self, bundle: &RunningBundle) -> Result<(), LaunchFailure> {
         let mut phase = bundle.heard.phase();
         let limit = self.options.ready_within;
-        let found = tokio::time::timeout(limit, phase.wait_for(|phase| *phase != Phase::Starting)).await;
-        let found = match found {
-            Ok(Ok(phase)) => phase.clone(),
-            Ok(Err(_)) => Phase::Ended,
-            Err(_) => {
-                return Err(LaunchFailure::BundleLate {
-                    limit,
-                    stderr: last(&bundle.heard),
-                });
-            }
+        // The clone is made inside: what `wait_for` lends cannot be held over an await.
+        let found = async {
+            phase
+                .wait_for(|phase| *phase != Phase::Starting)
+                .await
+                .map_or(Phase::Ended, |phase| phase.clone())
+        };
+        let Ok(found) = tokio::time::timeout(limit, found).await else {
+            return Err(LaunchFailure::BundleLate {
+                limit,
+                stderr: last(&bundle.heard),
+            });
         };
         match found {
             Phase::Ready { ca_pem, after_ms } => {

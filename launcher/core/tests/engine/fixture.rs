@@ -107,19 +107,23 @@ pub fn container(name: String, image: &str, script: &str) -> ContainerPlan {
     }
 }
 
-/// A sealed bottle whose guest runs `script`.
+/// A sealed bottle whose guest runs `script` in the test image.
 pub fn sealed(script: &str) -> Plan {
+    sealed_of(&image().reference, script)
+}
+
+/// A sealed bottle whose guest runs `script`.
+pub fn sealed_of(image: &str, script: &str) -> Plan {
     let slug = slug();
-    let image = image().reference;
     let volume = format!("bottle-{slug}-shared");
     let shared = |read_only| Mount {
         source: MountSource::Volume(volume.clone()),
         target: SHARED_DIR.to_owned(),
         read_only,
     };
-    let mut bundle = container(format!("bottle-{slug}-bundle"), &image, BUNDLE);
+    let mut bundle = container(format!("bottle-{slug}-bundle"), image, BUNDLE);
     bundle.mounts = vec![shared(false)];
-    let mut guest = container(format!("bottle-{slug}-guest"), &image, script);
+    let mut guest = container(format!("bottle-{slug}-guest"), image, script);
     guest.mounts = vec![shared(true)];
     Plan {
         version: PLAN_VERSION,
@@ -155,7 +159,12 @@ fn config(slug: &str) -> BundleConfig {
 
 /// A sealed plan turned into a routed one: an inner network without the host, an outer one with it.
 pub fn routed(script: &str) -> Plan {
-    let mut plan = sealed(script);
+    routed_of(&image().reference, script)
+}
+
+/// As [`routed`], with any image.
+pub fn routed_of(image: &str, script: &str) -> Plan {
+    let mut plan = sealed_of(image, script);
     let inner = format!("bottle-{}-inner", plan.slug);
     let outer = format!("bottle-{}-outer", plan.slug);
     let number = 100 + std::process::id() % 100;
