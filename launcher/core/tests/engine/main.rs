@@ -1,6 +1,9 @@
 //! Launches on the real engine.
 
 mod fixture;
+mod remains;
+mod seen;
+mod streams;
 
 use bottle_backend::Role;
 use bottle_launch::launch;

@@ -1,0 +1,86 @@
+//! What a dead launcher leaves is removed; what anyone else has stays.
+
+use std::collections::BTreeMap;
+
+use bottle_backend::{Backend, Labels, Role};
+use bottle_docker::Docker;
+use bottle_launch::{Owner, SweepScope, labels, sweep};
+use bottle_plan::{LABEL_OWNER_PID, LABEL_OWNER_START, MountSource, NetworkMode};
+
+use crate::fixture::{engine, image, left, routed, slug};
+
+/// Labels of a launcher that ran here and is gone.
+fn dead(slug: &str, run: &str) -> Labels {
+    let mut labels = labels(slug, run, "guest");
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let pid = child.id().to_string();
+    child.wait().unwrap();
+    labels.insert(LABEL_OWNER_PID.to_owned(), pid);
+    labels.insert(LABEL_OWNER_START.to_owned(), "1".to_owned());
+    labels
+}
+
+/// Networks, a volume and a running container of one slug.
+async fn make(engine: &Docker, labels: &Labels) -> String {
+    let mut plan = routed("exec /bin/busybox sleep 600");
+    let slug = labels[bottle_plan::LABEL_SLUG].clone();
+    plan.networks.truncate(1);
+    plan.networks[0].name = format!("bottle-{slug}-inner");
+    plan.networks[0].subnets.clear();
+    plan.volumes[0].name = format!("bottle-{slug}-shared");
+    plan.guest.name = format!("bottle-{slug}-guest");
+    plan.guest.mounts[0].source = MountSource::Volume(plan.volumes[0].name.clone());
+    plan.guest.auto_remove = false;
+    if let NetworkMode::Networks(attachments) = &mut plan.guest.network {
+        attachments[0].network = plan.networks[0].name.clone();
+        attachments[0].host_number = None;
+    }
+    let made = engine.create_network(&plan.networks[0], labels).await.unwrap();
+    engine.create_volume(&plan.volumes[0], labels).await.unwrap();
+    let subnets = BTreeMap::from([(plan.networks[0].name.clone(), made.subnet)]);
+    let id = engine.create(Role::Guest, &plan.guest, labels, &subnets).await.unwrap();
+    engine.start(Role::Guest, &id).await.unwrap();
+    slug
+}
+
+#[tokio::test]
+async fn a_dead_launchers_remains_go_and_a_live_ones_stay() {
+    let Some(engine) = engine("the sweep").await else {
+        return;
+    };
+    let image = image();
+    engine.load_image(&image.reference, image.archive).await.unwrap();
+    let run = format!("sweep-{}", slug());
+    let gone = make(&engine, &dead(&slug(), &run)).await;
+    let alive = make(&engine, &labels(&slug(), &run, "guest")).await;
+    assert_eq!(
+        (left(&*engine, &gone).await.len(), left(&*engine, &alive).await.len()),
+        (3, 3)
+    );
+
+    // Two sweeps at once, as when two launchers start together.
+    let scope = SweepScope {
+        state_dir: None,
+        run: Some(run.clone()),
+    };
+    let (one, other) = tokio::join!(sweep(&*engine, &scope), sweep(&*engine, &scope));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!((one.failed, other.failed), (vec![], vec![]));
+    assert_eq!(left(&*engine, &gone).await, Vec::<String>::new());
+    assert_eq!((one.alive, left(&*engine, &alive).await.len()), (3, 3));
+    let again = sweep(&*engine, &scope).await.unwrap();
+    assert!(again.removed.is_empty() && again.failed.is_empty());
+
+    let mut remains = engine.inventory(bottle_plan::LABEL_SLUG, Some(&alive)).await.unwrap();
+    remains.sort();
+    for resource in remains {
+        engine.remove(&resource).await.unwrap();
+    }
+    assert_eq!(left(&*engine, &alive).await, Vec::<String>::new());
+}
+
+#[test]
+fn the_dead_owner_of_these_tests_is_one() {
+    let owner = Owner::of(&dead("slug", "run")).unwrap();
+    assert_eq!(owner.state(), bottle_launch::OwnerState::Dead);
+}

@@ -1,0 +1,109 @@
+//! The sweep's judgement, on the backend in memory.
+
+#[path = "engine/fixture.rs"]
+#[expect(dead_code, reason = "the part for the real engine is not used here")]
+mod fixture;
+
+use bottle_backend::fake::Fake;
+use bottle_backend::{Labels, Resource, ResourceKind};
+use bottle_launch::{LABEL_MADE, LABEL_OWNER_WHERE, SweepScope, labels, sweep};
+use bottle_plan::{BackendKind, LABEL_OWNER_PID, LABEL_OWNER_START};
+use fixture::container;
+
+fn plant(fake: &Fake, kind: ResourceKind, name: &str, labels: &Labels, running: bool) {
+    let resource = Resource {
+        kind,
+        name: name.to_owned(),
+        id: name.to_owned(),
+        labels: labels.clone(),
+    };
+    fake.plant(resource, container(name.to_owned(), "image", "true"), running);
+}
+
+fn names(fake: &Fake) -> Vec<String> {
+    let mut names: Vec<String> = fake.resources().into_iter().map(|resource| resource.name).collect();
+    names.sort();
+    names
+}
+
+fn with(slug: &str, changes: &[(&str, &str)]) -> Labels {
+    let mut labels = labels(slug, "run", "guest");
+    for (name, value) in changes {
+        labels.insert((*name).to_owned(), (*value).to_owned());
+    }
+    labels
+}
+
+#[tokio::test]
+async fn only_the_dead_are_swept() {
+    let fake = Fake::new(BackendKind::Docker);
+    // This process with another start time: its id was reused.
+    let dead = with("dead", &[(LABEL_OWNER_START, "1")]);
+    let mut incomplete = dead.clone();
+    incomplete.remove(LABEL_OWNER_START);
+    let old_foreign = with(
+        "far",
+        &[(LABEL_OWNER_WHERE, "far"), (LABEL_MADE, "1000"), (LABEL_OWNER_PID, "7")],
+    );
+    let new_foreign = with("new", &[(LABEL_OWNER_WHERE, "far"), (LABEL_OWNER_PID, "8")]);
+    let busy_foreign = with(
+        "busy",
+        &[(LABEL_OWNER_WHERE, "far"), (LABEL_MADE, "1000"), (LABEL_OWNER_PID, "9")],
+    );
+    for (name, labels, running) in [
+        ("alive", &with("alive", &[]), true),
+        ("dead", &dead, true),
+        ("incomplete", &incomplete, false),
+        ("old-foreign", &old_foreign, false),
+        ("new-foreign", &new_foreign, false),
+        ("busy-foreign", &busy_foreign, true),
+        ("nobody", &Labels::new(), false),
+    ] {
+        plant(&fake, ResourceKind::Container, name, labels, running);
+    }
+    plant(&fake, ResourceKind::Volume, "dead-volume", &dead, false);
+    plant(&fake, ResourceKind::Volume, "busy-volume", &busy_foreign, false);
+    let report = sweep(&fake, &SweepScope::default()).await.unwrap();
+    assert_eq!(
+        names(&fake),
+        [
+            "alive",
+            "busy-foreign",
+            "busy-volume",
+            "incomplete",
+            "new-foreign",
+            "nobody"
+        ]
+    );
+    assert_eq!((report.removed.len(), report.alive, report.foreign), (3, 2, 3));
+    let containers_first: Vec<ResourceKind> = report.removed.iter().map(|resource| resource.kind).collect();
+    assert_eq!(containers_first.last(), Some(&ResourceKind::Volume));
+    assert!(sweep(&fake, &SweepScope::default()).await.unwrap().removed.is_empty());
+}
+
+#[tokio::test]
+async fn directories_of_the_dead_go_too() {
+    let fake = Fake::new(BackendKind::Docker);
+    let state = tempfile::tempdir().unwrap();
+    let make = |slug: &str, owner: Option<String>| {
+        let path = bottle_launch::state_path(state.path(), slug);
+        std::fs::create_dir_all(&path).unwrap();
+        if let Some(owner) = owner {
+            std::fs::write(path.join("owner"), owner).unwrap();
+        }
+        path
+    };
+    let me = bottle_launch::Owner::current();
+    let dead = make("dead", Some(format!("{}\n{}\n{}\n", me.pid, me.start + 1, me.place)));
+    let alive = make("alive", Some(format!("{}\n{}\n{}\n", me.pid, me.start, me.place)));
+    let foreign = make("foreign", Some(format!("{}\n{}\nfar\n", me.pid, me.start)));
+    let unknown = make("unknown", None);
+    let scope = SweepScope {
+        state_dir: Some(state.path().to_owned()),
+        run: None,
+    };
+    let report = sweep(&fake, &scope).await.unwrap();
+    assert_eq!(report.directories, [dead.clone()]);
+    assert!(!dead.exists());
+    assert!(alive.exists() && foreign.exists() && unknown.exists());
+}
