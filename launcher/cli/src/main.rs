@@ -1,1 +1,85 @@
-fn main() {}
+//! `bottle`: runs an agent in a bottle.
+//!
+//! Everything of weight is in the libraries; this program reads the command line, joins the operator's terminal with the
+//! guest's, and turns outcomes into exit codes.
+
+mod args;
+mod cleanup;
+mod failure;
+mod host;
+mod leave;
+mod parts;
+mod plan;
+mod progress;
+mod run;
+mod streams;
+mod terminal;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // Nobody may be listening any more; the code tells all the same.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    log_to_stderr(cli.verbose);
+    terminal::restore_on_panic();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("bottle: cannot start: {error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    let outcome = runtime.block_on(dispatch(&cli));
+    // A read of standard input may be under way in a thread of its own, and would be waited for.
+    runtime.shutdown_background();
+    let code = match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "bottle: {failure}");
+            failure.exit_code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
+    match &cli.command {
+        Command::Run(run) => run::run(run, cli.verbose).await,
+        Command::Plan(plan) => plan::show(plan).await,
+        Command::Schema => plan::schema(),
+        Command::Cleanup => cleanup::cleanup().await,
+    }
+}
+
+/// Logs go to standard error: standard output is the guest's.
+fn log_to_stderr(verbose: bool) {
+    let filter = if verbose {
+        "bottle=debug,bottle_launch=debug,bottle_docker=debug,warn"
+    } else {
+        "error"
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .compact()
+        .init();
+}

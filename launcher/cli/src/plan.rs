@@ -1,0 +1,98 @@
+//! `bottle plan` and `bottle schema`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use bottle_backend::Backend;
+use bottle_docker::Docker;
+use bottle_plan::{Plan, Topology};
+
+use crate::args::PlanArgs;
+use crate::failure::Failure;
+use crate::host::{Loaded, options};
+use crate::parts::bundle_image;
+
+/// Shows a plan. An engine is asked for the subnets in use when there is one.
+pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
+    let loaded = Loaded::read(&args.chosen.manifest)?;
+    let command = if args.command.is_empty() {
+        vec!["sh".to_owned()]
+    } else {
+        args.command.clone()
+    };
+    let mut options = options(&args.chosen, &command)?;
+    options.bundle_image = match bundle_image() {
+        Ok(image) => image.reference,
+        Err(_) => "bottle-bundle:not-built".to_owned(),
+    };
+    let mut facts = loaded.facts(&args.chosen.bottle)?;
+    let mut plan = loaded.prepare(&args.chosen.bottle, &facts, &options)?;
+    if plan.topology == Topology::Routed {
+        match subnets().await {
+            Ok(subnets) => {
+                facts.subnets = subnets;
+                plan = loaded.prepare(&args.chosen.bottle, &facts, &options)?;
+            }
+            Err(error) => eprintln!("bottle: the subnets in use are not known: {error}"),
+        }
+    }
+    let text = if args.json { json(&plan)? } else { summary(&plan) };
+    print(&text)
+}
+
+async fn subnets() -> Result<Vec<String>, Failure> {
+    Ok(Docker::connect().await?.facts().await?.subnets)
+}
+
+/// Prints the schema.
+pub fn schema() -> Result<u8, Failure> {
+    print(&json(&bottle_plan::schema())?)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::system("writing JSON")(error.into()))?;
+    Ok(text + "\n")
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::system("writing to standard output"))?;
+    Ok(0)
+}
+
+/// A plan in a few lines.
+fn summary(plan: &Plan) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<10}{value}");
+    };
+    let topology = match plan.topology {
+        Topology::Sealed => "sealed: the guest has no network",
+        Topology::Routed => "routed: the guest shares an internal network with its proxy",
+    };
+    line("bottle", format!("{} ({})", plan.bottle, plan.slug));
+    line("topology", topology.to_owned());
+    line("image", plan.guest.image.clone());
+    line("command", plan.guest.command.join(" "));
+    for rule in &plan.config.policy.allow {
+        let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
+        line("allowed", format!("{} on {}", rule.host, ports.join(", ")));
+    }
+    for route in &plan.config.routes {
+        line("token", format!("${} to {}:{}", route.token, route.host, route.port));
+    }
+    if plan.config.policy.allow.is_empty() && plan.config.routes.is_empty() {
+        line("allowed", "nothing".to_owned());
+    }
+    for network in &plan.networks {
+        line("network", network.name.clone());
+    }
+    for volume in &plan.volumes {
+        line("volume", volume.name.clone());
+    }
+    line("bundle", plan.bundle.image.clone());
+    text
+}
