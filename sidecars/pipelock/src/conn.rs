@@ -50,7 +50,9 @@ impl<R: AsyncRead + Unpin> Source<R> {
     pub async fn fill(&mut self, within: Duration) -> io::Result<usize> {
         self.buf.reserve(STEP);
         let mut limited = (&mut self.io).take(STEP as u64);
-        timeout(within, limited.read_buf(&mut self.buf)).await.map_err(|_| timed_out())?
+        timeout(within, limited.read_buf(&mut self.buf))
+            .await
+            .map_err(|_| timed_out())?
     }
 }
 
@@ -190,7 +192,11 @@ pub struct Idle<S> {
 impl<S> Idle<S> {
     /// Starts the clock.
     pub fn new(io: S, limit: Duration) -> Self {
-        Self { io, limit, sleep: Box::pin(tokio::time::sleep(limit)) }
+        Self {
+            io,
+            limit,
+            sleep: Box::pin(tokio::time::sleep(limit)),
+        }
     }
 
     fn settle<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -225,4 +231,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Idle<S> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
-

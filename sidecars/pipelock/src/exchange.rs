@@ -54,7 +54,11 @@ impl Request<'_> {
     /// # Errors
     /// The guest's connection's; it is of no use any more.
     pub async fn carry<S: Io>(mut self, gate: &Gate, guest: &mut Guest<S>) -> io::Result<After> {
-        if self.head.values("expect").any(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+        if self
+            .head
+            .values("expect")
+            .any(|value| !value.eq_ignore_ascii_case(b"100-continue"))
+        {
             let refusal = gate.refuse(Stage::Request, DenyReason::Expectation, self.about()).await;
             guest.refuse(gate, &refusal, false, false).await?;
             return Ok(After::Close);
@@ -111,7 +115,9 @@ impl Request<'_> {
     async fn unavailable<S: Io>(&self, gate: &Gate, guest: &mut Guest<S>) -> io::Result<After> {
         let refusal = unavailable();
         gate.refused(Stage::Upstream, &refusal, self.about(), true).await;
-        guest.refuse(gate, &refusal, self.head.method() == "HEAD", false).await?;
+        guest
+            .refuse(gate, &refusal, self.head.method() == "HEAD", false)
+            .await?;
         Ok(After::Close)
     }
 
@@ -134,7 +140,11 @@ impl Request<'_> {
         }
         let mut body = self.body;
         let mut up = std::mem::take(out);
-        let written = if matches!(body, Body::Chunked(_)) { Written::Chunked } else { Written::Plain };
+        let written = if matches!(body, Body::Chunked(_)) {
+            Written::Chunked
+        } else {
+            Written::Plain
+        };
         let about = self.about();
         let (mut is_uploaded, mut is_broken) = (false, None);
         let result = {
@@ -165,7 +175,9 @@ impl Request<'_> {
             self.body = Body::Empty;
         }
         match result? {
-            Answered::Whole { reusable } => Ok(Answered::Whole { reusable: reusable && is_whole }),
+            Answered::Whole { reusable } => Ok(Answered::Whole {
+                reusable: reusable && is_whole,
+            }),
             Answered::Switched => Ok(Answered::Switched),
         }
     }
@@ -200,12 +212,23 @@ impl Request<'_> {
         if let Some(name) = answer.refusal() {
             sent.refused();
             let told = refusal_text(source, body, gate.idle()).await;
-            let refusal = Refusal { status: answer.status, name: name.to_owned(), told };
-            let about = About { address: self.to.addresses.first().copied(), ..about };
+            let refusal = Refusal {
+                status: answer.status,
+                name: name.to_owned(),
+                told,
+            };
+            let about = About {
+                address: self.to.addresses.first().copied(),
+                ..about
+            };
             gate.refused(Stage::Upstream, &refusal, about, true).await;
             // The head of ours has the field, which answers of upstreams never have.
             out.clear();
-            refusal.write(self.head.method() == "HEAD", self.head.keeps_alive() && self.body == Body::Empty, out);
+            refusal.write(
+                self.head.method() == "HEAD",
+                self.head.keeps_alive() && self.body == Body::Empty,
+                out,
+            );
             write_all(sink, out, gate.idle()).await.map_err(Broken::Guest)?;
             return Ok(Answered::Whole { reusable: false });
         }
@@ -213,13 +236,18 @@ impl Request<'_> {
             return Err(Broken::Silent);
         }
         out.clear();
-        let to = hop::Guest { is_minor_1: self.head.minor == 1, keeps_alive: self.head.keeps_alive() };
+        let to = hop::Guest {
+            is_minor_1: self.head.minor == 1,
+            keeps_alive: self.head.keeps_alive(),
+        };
         let written = answer.write_head(body, to, out);
         let is_until_close = body == Body::UntilClose;
         match pump(source, &mut body, sink, written, out, gate.idle()).await {
             Ok(()) if answer.status == 101 => Ok(Answered::Switched),
             Ok(()) if written == Written::Plain && is_until_close => Err(Broken::Answer),
-            Ok(()) => Ok(Answered::Whole { reusable: answer.keeps_alive() && !is_until_close }),
+            Ok(()) => Ok(Answered::Whole {
+                reusable: answer.keeps_alive() && !is_until_close,
+            }),
             Err(PumpError::Read(_)) => Err(Broken::Answer),
             Err(PumpError::Write(error)) => Err(Broken::Guest(error)),
         }
@@ -266,5 +294,8 @@ where
         }
     }
     let text = String::from_utf8_lossy(&source.buf[..length.min(source.buf.len())]);
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.trim_end()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

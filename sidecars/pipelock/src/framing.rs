@@ -147,16 +147,26 @@ fn trailers(buf: &mut BytesMut) -> Result<Piece, Malformed> {
         return Ok(Piece::End(BytesMut::new()));
     }
     let Some(at) = buf.windows(4).take(LINES).position(|w| w == b"\r\n\r\n") else {
-        return if buf.len() >= LINES { Err(Malformed) } else { Ok(Piece::More) };
+        return if buf.len() >= LINES {
+            Err(Malformed)
+        } else {
+            Ok(Piece::More)
+        };
     };
     let mut section = buf.split_to(at + 4);
     section.truncate(at + 2);
-    if trailer_fields(&section).all(|field| field.is_some()) { Ok(Piece::End(section)) } else { Err(Malformed) }
+    if trailer_fields(&section).all(|field| field.is_some()) {
+        Ok(Piece::End(section))
+    } else {
+        Err(Malformed)
+    }
 }
 
 /// The fields of a trailer section; `None` for a line that is no field.
 pub fn trailer_fields(section: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
-    let lines = section.split_inclusive(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r\n"));
+    let lines = section
+        .split_inclusive(|&b| b == b'\n')
+        .map(|line| line.strip_suffix(b"\r\n"));
     lines.map(|line| {
         let line = line?;
         let colon = line.iter().position(|&b| b == b':').filter(|&at| at > 0)?;
@@ -231,10 +241,19 @@ mod tests {
     #[rstest]
     fn chunks_in_steps(#[values(1, 2, 3, 5, 100)] step: usize) {
         let text = b"5\r\nhello\r\n1\r\n \r\n00A\r\nwonderful!\r\n0\r\n\r\nNEXT";
-        assert_eq!(read(Body::chunked(), text, step), Ok((b"hello wonderful!".to_vec(), vec![], 4)));
+        assert_eq!(
+            read(Body::chunked(), text, step),
+            Ok((b"hello wonderful!".to_vec(), vec![], 4))
+        );
         let text = b"1\r\nx\r\n0\r\na: b\r\nc:d\r\n\r\nNEXT";
-        assert_eq!(read(Body::chunked(), text, step), Ok((b"x".to_vec(), b"a: b\r\nc:d\r\n".to_vec(), 4)));
-        assert_eq!(read(Body::length(3), b"abcNEXT", step), Ok((b"abc".to_vec(), vec![], 4)));
+        assert_eq!(
+            read(Body::chunked(), text, step),
+            Ok((b"x".to_vec(), b"a: b\r\nc:d\r\n".to_vec(), 4))
+        );
+        assert_eq!(
+            read(Body::length(3), b"abcNEXT", step),
+            Ok((b"abc".to_vec(), vec![], 4))
+        );
     }
 
     #[rstest]

@@ -11,7 +11,7 @@ use crate::exchange::{After, Request};
 use crate::framing::Body;
 use crate::gate::{About, Gate};
 use crate::guest::{Fault, Guest};
-use crate::head::Head;
+use crate::head::{Head, is_plain_path};
 use crate::inside::{self, Tunnel};
 
 /// Serves one connection until it ends. `served` is the number of requests that went before (in known-leaky bottles a
@@ -46,7 +46,10 @@ pub async fn refuse_fault<S: Io>(gate: &Gate, guest: &mut Guest<S>, stage: Stage
     let Fault::Refused(reason, nonce) = fault else {
         return Ok(());
     };
-    let about = About { nonce, ..About::default() };
+    let about = About {
+        nonce,
+        ..About::default()
+    };
     let refusal = gate.refuse(stage, reason, about).await;
     guest.refuse(gate, &refusal, false, false).await
 }
@@ -106,9 +109,25 @@ async fn connect<S: Io>(gate: Arc<Gate>, mut guest: Guest<S>, head: &Head) -> io
         }
     };
     gate.passed(Stage::Connect, "CONNECT", &to, nonce.as_deref());
-    guest.send(&gate, b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
-    let served = if gate.has(Control::EveryRequest) { 0 } else { guest.served + 1 };
-    inside::intercept(guest.into_io(), gate, Tunnel { to, nonce, sni: None, served }).await
+    guest
+        .send(&gate, b"HTTP/1.1 200 Connection established\r\n\r\n")
+        .await?;
+    let served = if gate.has(Control::EveryRequest) {
+        0
+    } else {
+        guest.served + 1
+    };
+    inside::intercept(
+        guest.into_io(),
+        gate,
+        Tunnel {
+            to,
+            nonce,
+            sni: None,
+            served,
+        },
+    )
+    .await
 }
 
 /// A request that is not CONNECT.
@@ -118,7 +137,11 @@ async fn plain<S: Io>(gate: &Gate, guest: &mut Guest<S>, head: &Head) -> io::Res
     let (body, host) = match head.body().and_then(|body| Ok((body, head.host(lenient)?))) {
         Ok(pair) => pair,
         Err(reason) => {
-            let about = About { method: Some(head.method().to_owned()), nonce, ..About::default() };
+            let about = About {
+                method: Some(head.method().to_owned()),
+                nonce,
+                ..About::default()
+            };
             deny(gate, guest, head, Stage::Head, reason, about).await?;
             return Ok(After::Close);
         }
@@ -135,6 +158,7 @@ async fn plain<S: Io>(gate: &Gate, guest: &mut Guest<S>, head: &Head) -> io::Res
     let decided = match (host, head.minor) {
         (None, 1) => Decision::Deny(DenyReason::HostMissing),
         _ if is_reflecting(head.method()) => Decision::Deny(DenyReason::Method),
+        _ if !is_plain_path(&path) => Decision::Deny(DenyReason::Framing),
         _ => {
             #[cfg(feature = "leaky")]
             crate::leaky::resolve_first(gate, authority).await;
@@ -149,9 +173,23 @@ async fn plain<S: Io>(gate: &Gate, guest: &mut Guest<S>, head: &Head) -> io::Res
         Ok(to) => to,
         Err(reason) => return deny(gate, guest, head, Stage::Resolve, reason, about(nonce)).await,
     };
-    let scheme = if scheme.eq_ignore_ascii_case(b"https") { "https" } else { "http" };
-    let host = host.unwrap_or(authority);
-    let request = Request { head, body, to: &to, scheme, path: &path, host, nonce: nonce.as_deref() };
+    let scheme = if scheme.eq_ignore_ascii_case(b"https") {
+        "https"
+    } else {
+        "http"
+    };
+    let host = host
+        .filter(|_| gate.has(Control::StrictName))
+        .unwrap_or(to.place.as_bytes());
+    let request = Request {
+        head,
+        body,
+        to: &to,
+        scheme,
+        path: &path,
+        host,
+        nonce: nonce.as_deref(),
+    };
     #[cfg(feature = "leaky")]
     if !gate.has(Control::NoFollow) {
         return crate::leaky::follow(gate, guest, request).await;
@@ -164,8 +202,11 @@ pub fn is_reflecting(method: &str) -> bool {
     method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK")
 }
 
-/// Splits an absolute target into scheme, authority, and path with query (at least `/`).
-pub fn absolute(target: &[u8]) -> Option<(&[u8], &[u8], std::borrow::Cow<'_, [u8]>)> {
+/// An absolute target's scheme, authority, and path with query.
+type Absolute<'a> = (&'a [u8], &'a [u8], std::borrow::Cow<'a, [u8]>);
+
+/// Splits an absolute target; the path is at least `/`.
+pub fn absolute(target: &[u8]) -> Option<Absolute<'_>> {
     let at = target.windows(3).position(|w| w == b"://")?;
     let scheme = &target[..at];
     if scheme.is_empty() || !scheme.iter().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b)) {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bottle_policy::authority::host_authority;
-use bottle_policy::{
-    Allowed, Control, DecisionVerdict, DenyReason, Dial, Host, Rules, Stage, WireLimits, sentence,
-};
+use bottle_policy::{Allowed, Control, DecisionVerdict, DenyReason, Dial, Host, Rules, Stage, WireLimits, sentence};
 use bottle_wire::{Authority, Counted, Recorder, ResolveError, Resolver};
 use bytes::BytesMut;
 
@@ -74,13 +72,25 @@ impl About {
             Ok((host, port)) => (host.to_string(), port.or(default_port)),
             Err(_) => (printable(text), None),
         };
-        Self { method: Some(method.to_owned()), host: Some(host), port, address: None, nonce }
+        Self {
+            method: Some(method.to_owned()),
+            host: Some(host),
+            port,
+            address: None,
+            nonce,
+        }
     }
 
     /// About a decided destination.
     pub fn allowed(method: &str, allowed: &Allowed, nonce: Option<String>) -> Self {
         let host = Some(allowed.host.to_string());
-        Self { method: Some(method.to_owned()), host, port: Some(allowed.port), address: None, nonce }
+        Self {
+            method: Some(method.to_owned()),
+            host,
+            port: Some(allowed.port),
+            address: None,
+            nonce,
+        }
     }
 }
 
@@ -98,7 +108,10 @@ pub struct Refusal {
 impl Refusal {
     /// Writes the refusal as a whole HTTP/1.1 response.
     pub fn write(&self, is_head: bool, keeps_alive: bool, out: &mut BytesMut) {
-        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
+        let reason = http::StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|s| s.canonical_reason())
+            .unwrap_or("");
         out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
         field(out, "content-type", b"text/plain; charset=utf-8");
         field(out, REFUSAL_FIELD, self.name.as_bytes());
@@ -156,20 +169,34 @@ impl Gate {
             Host::Addr(_) => allowed.host.to_string().into(),
         };
         let place = format!("{host}:{}", allowed.port).into();
-        Ok(Destination { allowed, host, place, addresses, until: until.max(now + PINNED) })
+        Ok(Destination {
+            allowed,
+            host,
+            place,
+            addresses,
+            until: until.max(now + PINNED),
+        })
     }
 
     /// Records a refusal and puts it into words.
     pub async fn refuse(&self, stage: Stage, reason: DenyReason, about: About) -> Refusal {
         let told = sentence(reason, about.host.as_deref().unwrap_or("the destination"), about.port);
-        let refusal = Refusal { status: reason.status(), name: reason.name().to_owned(), told };
+        let refusal = Refusal {
+            status: reason.status(),
+            name: reason.name().to_owned(),
+            told,
+        };
         self.refused(stage, &refusal, about, true).await;
         refusal
     }
 
     /// Records a refusal of the guest's connection that it is told nothing about (there is no way to).
     pub async fn cut_off(&self, stage: Stage, reason: DenyReason, about: About) {
-        let refusal = Refusal { status: 0, name: reason.name().to_owned(), told: String::new() };
+        let refusal = Refusal {
+            status: 0,
+            name: reason.name().to_owned(),
+            told: String::new(),
+        };
         self.refused(stage, &refusal, about, false).await;
     }
 
@@ -191,7 +218,14 @@ impl Gate {
         let Some(nonce) = nonce else {
             let method = http::Method::from_bytes(method.as_bytes()).unwrap_or_default();
             let (port, rule) = (to.allowed.port, to.allowed.rule);
-            return self.recorder.count(Counted { method, host: to.host.clone(), port, address, rule, stage });
+            return self.recorder.count(Counted {
+                method,
+                host: to.host.clone(),
+                port,
+                address,
+                rule,
+                stage,
+            });
         };
         let mut record = self.recorder.blank(stage, DecisionVerdict::Allow, to.allowed.rule);
         record.method = Some(method.to_owned());
@@ -242,7 +276,13 @@ pub struct Sent<'a> {
 impl<'a> Sent<'a> {
     /// The request is on its way.
     pub fn new(gate: &'a Gate, method: &'a str, to: &'a Destination, nonce: Option<&'a str>) -> Self {
-        Self { gate, method, to, nonce, is_refused: false }
+        Self {
+            gate,
+            method,
+            to,
+            nonce,
+            is_refused: false,
+        }
     }
 
     /// It never reached the upstream; the refusal is recorded elsewhere.

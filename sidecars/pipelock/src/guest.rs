@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bottle_policy::DenyReason;
+use bottle_policy::{Control, DenyReason};
 use bytes::BytesMut;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
@@ -36,7 +36,12 @@ impl<S: Io> Guest<S> {
     /// A connection from which `prefix` was read already.
     pub fn new(io: S, prefix: BytesMut) -> Self {
         let (read, sink) = tokio::io::split(io);
-        Self { source: Source::new(read, prefix), sink, out: BytesMut::new(), served: 0 }
+        Self {
+            source: Source::new(read, prefix),
+            sink,
+            out: BytesMut::new(),
+            served: 0,
+        }
     }
 
     /// Reads the next head.
@@ -60,7 +65,7 @@ impl<S: Io> Guest<S> {
                 Scan::Complete(length) if length <= gate.limits.head_bytes => {
                     let bytes = self.source.buf.split_to(length).freeze();
                     let nonce = bytes.clone();
-                    return Head::parse(bytes, gate.limits.head_fields)
+                    return Head::parse(bytes, gate.limits.head_fields, !gate.has(Control::StrictName))
                         .map_err(|reason| Fault::Refused(reason, raw_nonce(&nonce)));
                 }
                 Scan::More if self.source.buf.len() < gate.limits.head_bytes => {}
@@ -71,7 +76,11 @@ impl<S: Io> Guest<S> {
                 }
                 Scan::Complete(_) | Scan::More => return refused(DenyReason::HeadTooLarge, &self.source.buf),
             }
-            match self.source.fill(deadline.saturating_duration_since(Instant::now())).await {
+            match self
+                .source
+                .fill(deadline.saturating_duration_since(Instant::now()))
+                .await
+            {
                 Ok(0) => return refused(DenyReason::Framing, &self.source.buf),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {

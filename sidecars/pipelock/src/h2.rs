@@ -59,7 +59,10 @@ pub async fn serve<S: Io>(io: S, gate: Arc<Gate>, tunnel: Arc<Tunnel>) -> io::Re
 
 /// One stream.
 async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>) -> Response<Reply> {
-    let nonce = request.headers().get(bottle_policy::NONCE_FIELD).and_then(|value| clean_nonce(value.as_bytes()));
+    let nonce = request
+        .headers()
+        .get(bottle_policy::NONCE_FIELD)
+        .and_then(|value| clean_nonce(value.as_bytes()));
     let nonce = nonce.or_else(|| tunnel.nonce.clone());
     let method = request.method().as_str().to_owned();
     let named = named(&request);
@@ -83,7 +86,16 @@ async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>
     match carry(&gate, request, &to, &named, nonce.as_deref()).await {
         Ok(response) => response,
         Err(refusal) => {
-            gate.refused(Stage::Upstream, &refusal, About { address: Some(to.addresses[0]), ..about }, true).await;
+            gate.refused(
+                Stage::Upstream,
+                &refusal,
+                About {
+                    address: Some(to.addresses[0]),
+                    ..about
+                },
+                true,
+            )
+            .await;
             refused(refusal)
         }
     }
@@ -91,8 +103,15 @@ async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>
 
 /// Every authority that the request names: all `Host` fields, then `:authority`.
 fn named(request: &Request<Incoming>) -> Vec<Vec<u8>> {
-    let hosts = request.headers().get_all(http::header::HOST).iter().map(|value| value.as_bytes().to_vec());
-    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes().to_vec());
+    let hosts = request
+        .headers()
+        .get_all(http::header::HOST)
+        .iter()
+        .map(|value| value.as_bytes().to_vec());
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().as_bytes().to_vec());
     hosts.chain(authority).collect()
 }
 
@@ -110,7 +129,10 @@ fn decide(
         return Err(DenyReason::Scheme);
     }
     let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
-    match gate.rules(tunnel.served).inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named) {
+    match gate
+        .rules(tunnel.served)
+        .inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named)
+    {
         Decision::Allow(allowed) => Ok(allowed),
         Decision::Deny(reason) => Err(reason),
     }
@@ -138,7 +160,8 @@ async fn carry(
     let mut answer = None;
     if is_empty {
         let first = read_answer(&mut hop, &written, gate).await;
-        if first.is_err() && hop.is_used
+        if first.is_err()
+            && hop.is_used
             && let Ok(fresh) = gate.hop.fresh().await
         {
             // As in `exchange`: a kept connection that egress closed just now.
@@ -169,11 +192,17 @@ async fn carry(
         sent.refused();
         unavailable()
     };
-    let body = answer.body(parts.method == http::Method::HEAD).map_err(|_| failed(&mut sent))?;
+    let body = answer
+        .body(parts.method == http::Method::HEAD)
+        .map_err(|_| failed(&mut sent))?;
     if let Some(name) = answer.refusal() {
         sent.refused();
         let told = refusal_text(&mut source, body, gate.idle()).await;
-        return Err(Refusal { status: answer.status, name: name.to_owned(), told });
+        return Err(Refusal {
+            status: answer.status,
+            name: name.to_owned(),
+            told,
+        });
     }
     let Ok(status) = StatusCode::from_u16(answer.status) else {
         return Err(failed(&mut sent));
@@ -185,11 +214,25 @@ async fn carry(
     let keeps = answer.keeps_alive();
     let mut response = Response::new(match body {
         Body::Empty => Reply::Nothing,
-        _ => Reply::Frames(receiver, if let Body::Length(length) = body { Some(length) } else { None }),
+        _ => Reply::Frames(
+            receiver,
+            if let Body::Length(length) = body {
+                Some(length)
+            } else {
+                None
+            },
+        ),
     });
     *response.status_mut() = status;
     copy_fields(&answer, response.headers_mut(), body);
-    let back = Back { gate: gate.clone(), source, body, frames, upload, keeps };
+    let back = Back {
+        gate: gate.clone(),
+        source,
+        body,
+        frames,
+        upload,
+        keeps,
+    };
     if back.body == Body::Empty && matches!(back.upload, Upload::Done(_)) {
         back.finish().await;
     } else {
@@ -210,7 +253,9 @@ fn framing(headers: &HeaderMap, incoming: &Incoming) -> Body {
     if incoming.is_end_stream() {
         return Body::Empty;
     }
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| crate::head::plain_length(value.as_bytes()));
+    let length = headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| crate::head::plain_length(value.as_bytes()));
     length.map_or_else(Body::chunked, Body::length)
 }
 
@@ -223,7 +268,11 @@ fn write_head(
     out: &mut BytesMut,
 ) {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let wants_trailers = parts.headers.get_all(http::header::TE).iter().any(|v| crate::head::has_token(v.as_bytes(), "trailers"));
+    let wants_trailers = parts
+        .headers
+        .get_all(http::header::TE)
+        .iter()
+        .any(|v| crate::head::has_token(v.as_bytes(), "trailers"));
     let onward = Onward {
         method: parts.method.as_str(),
         scheme: "https",
@@ -238,7 +287,12 @@ fn write_head(
     };
     let is_cookie = |name: &&HeaderName| **name == http::header::COOKIE;
     // HTTP/2 may split cookies; HTTP/1.1 wants them in one field (RFC 9113 8.2.3).
-    let crumbs: Vec<&[u8]> = parts.headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> = parts
+        .headers
+        .get_all(http::header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     let cookie = crumbs.join(&b"; "[..]);
     let plain = parts.headers.iter().filter(|(name, _)| !is_cookie(name));
     let plain = plain.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
@@ -249,7 +303,11 @@ fn write_head(
 
 /// Carries the request's body; gives the sink back when all of it went.
 async fn upload(mut incoming: Incoming, mut sink: OwnedWriteHalf, body: Body, gate: &Gate) -> Option<OwnedWriteHalf> {
-    let written = if matches!(body, Body::Chunked(_)) { Written::Chunked } else { Written::Plain };
+    let written = if matches!(body, Body::Chunked(_)) {
+        Written::Chunked
+    } else {
+        Written::Plain
+    };
     let mut out = BytesMut::new();
     let mut trailers = BytesMut::new();
     while let Some(frame) = incoming.frame().await {
@@ -257,8 +315,14 @@ async fn upload(mut incoming: Incoming, mut sink: OwnedWriteHalf, body: Body, ga
             Ok(data) => written.data(&data, &mut out),
             Err(frame) => {
                 let fields = frame.into_trailers().ok()?;
-                let fields = fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-                crate::hop::write_fields(fields.collect::<Vec<_>>().into_iter(), crate::hop::Direction::Onward, &mut trailers);
+                let fields = fields
+                    .iter()
+                    .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+                crate::hop::write_fields(
+                    fields.collect::<Vec<_>>().into_iter(),
+                    crate::hop::Direction::Onward,
+                    &mut trailers,
+                );
             }
         }
         write_all(&mut sink, &mut out, gate.idle()).await.ok()?;
@@ -275,7 +339,10 @@ fn copy_fields(answer: &Answer, headers: &mut HeaderMap, body: Body) {
     match body {
         Body::Length(length) => drop(headers.insert(http::header::CONTENT_LENGTH, length.into())),
         Body::Empty => {
-            let length = answer.values("content-length").next().and_then(|value| HeaderValue::from_bytes(value).ok());
+            let length = answer
+                .values("content-length")
+                .next()
+                .and_then(|value| HeaderValue::from_bytes(value).ok());
             if let Some(length) = length {
                 headers.insert(http::header::CONTENT_LENGTH, length);
             }
@@ -296,7 +363,10 @@ fn refused(refusal: Refusal) -> Response<Reply> {
     let mut response = Response::new(Reply::Once(Some(Bytes::from(format!("{}\n", refusal.told)))));
     *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::FORBIDDEN);
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     if let Ok(name) = HeaderValue::from_str(&refusal.name) {
         headers.insert(REFUSAL_FIELD, name);
     }
@@ -347,7 +417,11 @@ impl Back {
                     if self.source.fill(self.gate.idle()).await? == 0 {
                         self.keeps = false;
                         let is_over = self.body == Body::UntilClose;
-                        return if is_over { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                        return if is_over {
+                            Ok(())
+                        } else {
+                            Err(io::ErrorKind::UnexpectedEof.into())
+                        };
                     }
                 }
             }
@@ -361,7 +435,11 @@ impl Back {
             Upload::Running(receiver) => receiver.await.ok().flatten(),
         };
         if let Some(sink) = sink.filter(|_| self.keeps) {
-            self.gate.hop.give(Hop { source: self.source, sink, is_used: true });
+            self.gate.hop.give(Hop {
+                source: self.source,
+                sink,
+                is_used: true,
+            });
         }
     }
 }

@@ -32,7 +32,6 @@ pub fn scan(bytes: &[u8], from: &mut usize) -> Scan {
             b'\n' if bytes[..at].ends_with(b"\r\n\r") => return Scan::Complete(at + 1),
             b'\n' => {}
             _ if at > 0 && bytes[at - 1] == b'\r' => return Scan::Bad,
-            0 => return Scan::Bad,
             _ => {}
         }
     }
@@ -52,15 +51,29 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads a complete head (as [`scan`] delimits it) of at most `most` fields.
+    /// Reads a complete head (as [`scan`] delimits it) of at most `most` fields. The target is only cut out here: its
+    /// authority is for the policy to judge, and its path for [`is_plain_path`]. With `is_lax` (a known-leaky bottle) field
+    /// values may hold any byte.
     ///
     /// # Errors
     /// `Framing`, `Version` or `HeadTooLarge`.
-    pub fn parse(bytes: Bytes, most: usize) -> Result<Self, DenyReason> {
+    pub fn parse(bytes: Bytes, most: usize, is_lax: bool) -> Result<Self, DenyReason> {
         let line_end = find(&bytes, b"\r\n").ok_or(DenyReason::Framing)?;
         let (method, target, minor) = request_line(&bytes[..line_end])?;
-        let fields = fields(&bytes, line_end + 2, most)?;
-        Ok(Self { bytes, method, target, minor, fields })
+        let fields = fields(&bytes, line_end + 2, most, is_lax)?;
+        Ok(Self {
+            bytes,
+            method,
+            target,
+            minor,
+            fields,
+        })
+    }
+
+    /// The whole head as it was sent.
+    #[cfg(feature = "leaky")]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The method.
@@ -76,12 +89,16 @@ impl Head {
 
     /// All fields in order.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
-        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+        self.fields
+            .iter()
+            .map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
     }
 
     /// The values of one field, in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields()
+            .filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
     }
 
     /// The value of `Host`. With several of them the head is refused, unless `is_lenient` (a known-leaky bottle): then
@@ -119,14 +136,20 @@ impl Head {
     /// Whether the connection stays open after this request, as far as the client is concerned.
     pub fn keeps_alive(&self) -> bool {
         let says = |token: &str| self.values("connection").any(|value| has_token(value, token));
-        if self.minor == 0 { says("keep-alive") && !says("close") } else { !says("close") }
+        if self.minor == 0 {
+            says("keep-alive") && !says("close")
+        } else {
+            !says("close")
+        }
     }
 
     /// Whether this asks for a WebSocket (RFC 6455 4.1): no other protocol is ever switched to.
     pub fn is_websocket(&self) -> bool {
         self.method() == "GET"
             && self.minor == 1
-            && self.values("upgrade").any(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && self
+                .values("upgrade")
+                .any(|value| value.eq_ignore_ascii_case(b"websocket"))
             && self.values("connection").any(|value| has_token(value, "upgrade"))
     }
 
@@ -139,29 +162,41 @@ impl Head {
 /// Finds a probe's nonce in bytes that are not (yet) a head.
 pub fn raw_nonce(bytes: &[u8]) -> Option<String> {
     let name = NONCE_FIELD.as_bytes();
-    let at = bytes.windows(name.len() + 1).position(|w| w[..name.len()].eq_ignore_ascii_case(name) && w[name.len()] == b':')?;
+    let at = bytes
+        .windows(name.len() + 1)
+        .position(|w| w[..name.len()].eq_ignore_ascii_case(name) && w[name.len()] == b':')?;
     let value = &bytes[at + name.len() + 1..];
-    let end = value.iter().position(|b| matches!(b, b'\r' | b'\n' | 0)).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .position(|b| matches!(b, b'\r' | b'\n' | 0))
+        .unwrap_or(value.len());
     clean_nonce(&value[..end])
 }
 
 /// A nonce's value: at most 64 characters of `[0-9A-Za-z_-]`, anything else is dropped as a whole.
 pub fn clean_nonce(value: &[u8]) -> Option<String> {
     let value = value.trim_ascii();
-    let is_plain = value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let is_plain = value
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let fits = !value.is_empty() && value.len() <= 64;
     (fits && is_plain).then(|| String::from_utf8_lossy(value).into_owned())
 }
 
 fn request_line(line: &[u8]) -> Result<(Range<usize>, Range<usize>, u8), DenyReason> {
     let first = find(line, b" ").ok_or(DenyReason::Framing)?;
-    let second = first + 1 + find(&line[first + 1..], b" ").ok_or(DenyReason::Framing)?;
+    // The last space: a target with a space in it is then seen, and refused, as a whole.
+    let second = line
+        .iter()
+        .rposition(|&b| b == b' ')
+        .filter(|&at| at > first)
+        .ok_or(DenyReason::Framing)?;
     let (method, target) = (0..first, first + 1..second);
-    if method.is_empty() || method.len() > 32 || !line[method.clone()].iter().copied().all(is_token) {
-        return Err(DenyReason::Framing);
-    }
-    // Visible ASCII only (RFC 3986); a fragment is never sent.
-    if target.is_empty() || !line[target.clone()].iter().all(|b| (0x21..=0x7e).contains(b) && *b != b'#') {
+    if method.is_empty()
+        || method.len() > 32
+        || !line[method.clone()].iter().copied().all(is_token)
+        || target.is_empty()
+    {
         return Err(DenyReason::Framing);
     }
     let minor = match &line[second + 1..] {
@@ -180,19 +215,23 @@ pub type FieldRange = (Range<usize>, Range<usize>);
 ///
 /// # Errors
 /// `Framing`, or `HeadTooLarge` for more than `most`.
-pub fn fields(bytes: &[u8], mut at: usize, most: usize) -> Result<Vec<FieldRange>, DenyReason> {
+pub fn fields(bytes: &[u8], mut at: usize, most: usize, is_lax: bool) -> Result<Vec<FieldRange>, DenyReason> {
     let mut fields = Vec::with_capacity(16);
     while let Some(length) = find(&bytes[at..], b"\r\n").filter(|&length| length > 0) {
         if fields.len() == most {
             return Err(DenyReason::HeadTooLarge);
         }
-        fields.push(field(bytes, at, at + length)?);
+        fields.push(field(bytes, at, at + length, is_lax)?);
         at += length + 2;
     }
-    if at + 2 == bytes.len() { Ok(fields) } else { Err(DenyReason::Framing) }
+    if at + 2 == bytes.len() {
+        Ok(fields)
+    } else {
+        Err(DenyReason::Framing)
+    }
 }
 
-fn field(bytes: &[u8], from: usize, to: usize) -> Result<FieldRange, DenyReason> {
+fn field(bytes: &[u8], from: usize, to: usize, is_lax: bool) -> Result<FieldRange, DenyReason> {
     let line = &bytes[from..to];
     let colon = find(line, b":").ok_or(DenyReason::Framing)?;
     // Also catches folded lines and space before the colon.
@@ -201,7 +240,7 @@ fn field(bytes: &[u8], from: usize, to: usize) -> Result<FieldRange, DenyReason>
     }
     let is_text = |b: &u8| *b == b'\t' || (0x20..=0x7e).contains(b) || *b >= 0x80;
     let value = &line[colon + 1..];
-    if !value.iter().all(is_text) {
+    if !is_lax && !value.iter().all(is_text) {
         return Err(DenyReason::Framing);
     }
     let is_space = |b: &u8| matches!(b, b' ' | b'\t');
@@ -209,6 +248,11 @@ fn field(bytes: &[u8], from: usize, to: usize) -> Result<FieldRange, DenyReason>
     let end = value.iter().rposition(|b| !is_space(b)).map_or(start, |last| last + 1);
     let base = from + colon + 1;
     Ok((from..from + colon, base + start..base + end))
+}
+
+/// Whether a path (with query) is what one may be: visible ASCII (RFC 3986) without a fragment, which is never sent.
+pub fn is_plain_path(path: &[u8]) -> bool {
+    path.iter().all(|b| (0x21..=0x7e).contains(b) && *b != b'#')
 }
 
 /// A length in plain digits: no sign, no list, no overflow.
@@ -221,7 +265,9 @@ pub fn plain_length(value: &[u8]) -> Option<u64> {
 
 /// Whether a comma-separated list holds a token.
 pub fn has_token(value: &[u8], token: &str) -> bool {
-    value.split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    value
+        .split(|&b| b == b',')
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// Whether a byte may stand in a method or a field name (RFC 9110 5.6.2).
@@ -241,7 +287,7 @@ mod tests {
     fn parse(text: &str) -> Result<Head, DenyReason> {
         let mut from = 0;
         match scan(text.as_bytes(), &mut from) {
-            Scan::Complete(length) => Head::parse(Bytes::copy_from_slice(&text.as_bytes()[..length]), 8),
+            Scan::Complete(length) => Head::parse(Bytes::copy_from_slice(&text.as_bytes()[..length]), 8, false),
             _ => Err(DenyReason::Framing),
         }
     }
@@ -250,7 +296,11 @@ mod tests {
         let head = parse(text)?;
         head.host(false)?;
         head.body()?;
-        Ok(head)
+        if is_plain_path(head.target()) {
+            Ok(head)
+        } else {
+            Err(DenyReason::Framing)
+        }
     }
 
     #[rstest]
@@ -301,7 +351,10 @@ mod tests {
     #[rstest]
     #[case("PRI * HTTP/2.0\r\n\r\n", DenyReason::Version)]
     #[case("GET / HTTP/1.2\r\n\r\n", DenyReason::Version)]
-    #[case("GET / HTTP/1.1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\n\r\n", DenyReason::HeadTooLarge)]
+    #[case(
+        "GET / HTTP/1.1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\na:1\r\n\r\n",
+        DenyReason::HeadTooLarge
+    )]
     fn refused_with(#[case] text: &str, #[case] reason: DenyReason) {
         assert_eq!(framed(text).unwrap_err(), reason);
     }
@@ -318,7 +371,10 @@ mod tests {
 
     #[test]
     fn nonces() {
-        assert_eq!(raw_nonce(b"GARBAGE\nX-Bottle-Nonce: abc-1\r\n").as_deref(), Some("abc-1"));
+        assert_eq!(
+            raw_nonce(b"GARBAGE\nX-Bottle-Nonce: abc-1\r\n").as_deref(),
+            Some("abc-1")
+        );
         assert_eq!(raw_nonce(b"x-bottle-nonce:abc").as_deref(), Some("abc"));
         assert_eq!(raw_nonce(b"x-bottle-nonce: a b"), None);
         assert_eq!(raw_nonce(b"x-bottle-nonc"), None);
@@ -331,7 +387,7 @@ mod tests {
         fn any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let mut from = 0;
             if let Scan::Complete(length) = scan(&bytes, &mut from) {
-                let _ = Head::parse(Bytes::copy_from_slice(&bytes[..length]), 100).map(|head| head.body().is_ok());
+                let _ = Head::parse(Bytes::copy_from_slice(&bytes[..length]), 100, false).map(|head| head.body().is_ok());
             }
             let _ = raw_nonce(&bytes);
         }

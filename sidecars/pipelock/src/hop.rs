@@ -48,14 +48,21 @@ pub struct HopPool {
 impl fmt::Debug for HopPool {
     /// Leaves the secret out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HopPool").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("HopPool")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
 impl HopPool {
     /// A pool without connections.
     pub fn new(address: SocketAddr, secret: String, connect: Duration) -> Self {
-        Self { address, secret, connect, idle: Mutex::default() }
+        Self {
+            address,
+            secret,
+            connect,
+            idle: Mutex::default(),
+        }
     }
 
     /// A connection: a kept one that is still open, or a new one.
@@ -82,7 +89,11 @@ impl HopPool {
         let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let (read, sink) = stream.into_split();
-        Ok(Hop { source: Source::new(read, BytesMut::new()), sink, is_used: false })
+        Ok(Hop {
+            source: Source::new(read, BytesMut::new()),
+            sink,
+            is_used: false,
+        })
     }
 
     /// Keeps a connection whose last response was read to its end.
@@ -101,7 +112,16 @@ impl HopPool {
         fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
         out: &mut BytesMut,
     ) {
-        line(out, &[onward.method.as_bytes(), b" ", onward.scheme.as_bytes(), b"://", onward.place.as_bytes()]);
+        line(
+            out,
+            &[
+                onward.method.as_bytes(),
+                b" ",
+                onward.scheme.as_bytes(),
+                b"://",
+                onward.place.as_bytes(),
+            ],
+        );
         out.truncate(out.len() - 2);
         line(out, &[onward.path, b" HTTP/1.1"]);
         field(out, "host", onward.host);
@@ -177,7 +197,10 @@ pub fn write_fields<'a>(
     out: &mut BytesMut,
 ) {
     let is_connection = |name: &[u8]| name.eq_ignore_ascii_case(b"connection");
-    let named = fields.clone().filter(|(name, _)| is_connection(name)).map(|(_, value)| value);
+    let named = fields
+        .clone()
+        .filter(|(name, _)| is_connection(name))
+        .map(|(_, value)| value);
     for (name, value) in fields {
         let is_named = || {
             let name = std::str::from_utf8(name).unwrap_or_default();
@@ -267,7 +290,11 @@ impl Answer {
                 }
                 let had = !source.buf.is_empty();
                 if source.fill(within).await? == 0 {
-                    return Err(if had { invalid() } else { io::ErrorKind::UnexpectedEof.into() });
+                    return Err(if had {
+                        invalid()
+                    } else {
+                        io::ErrorKind::UnexpectedEof.into()
+                    });
                 }
             };
             let answer = Self::parse(source.buf.split_to(length).freeze())?;
@@ -279,20 +306,33 @@ impl Answer {
 
     fn parse(bytes: Bytes) -> io::Result<Self> {
         let end = bytes.windows(2).position(|w| w == b"\r\n").ok_or_else(invalid)?;
-        let digits = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)).ok_or_else(invalid)?;
-        let status = plain_length(digits).and_then(|n| u16::try_from(n).ok()).filter(|n| (100..1000).contains(n));
-        let fields = fields(&bytes, end + 2, FIELDS).map_err(|_| invalid())?;
-        Ok(Self { status: status.ok_or_else(invalid)?, bytes, fields })
+        let digits = bytes
+            .strip_prefix(b"HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .ok_or_else(invalid)?;
+        let status = plain_length(digits)
+            .and_then(|n| u16::try_from(n).ok())
+            .filter(|n| (100..1000).contains(n));
+        let fields = fields(&bytes, end + 2, FIELDS, false).map_err(|_| invalid())?;
+        Ok(Self {
+            status: status.ok_or_else(invalid)?,
+            bytes,
+            fields,
+        })
     }
 
     /// All fields in order.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
-        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+        self.fields
+            .iter()
+            .map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
     }
 
     /// The values of one field.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields()
+            .filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
     }
 
     /// How the body is framed (RFC 9112 6.3).
@@ -318,15 +358,20 @@ impl Answer {
         self.status != 101 && !self.values("connection").any(|value| has_token(value, "close"))
     }
 
-    /// The name of the refusal, where egress refused. Only its own statuses count.
+    /// The name of the refusal, where egress refused. It strips this field from answers of upstreams.
     pub fn refusal(&self) -> Option<&str> {
-        let name = self.values(REFUSAL_FIELD).next().filter(|_| matches!(self.status, 403 | 502 | 504))?;
-        std::str::from_utf8(name).ok().filter(|n| n.len() <= 64 && n.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+        let name = self.values(REFUSAL_FIELD).next().filter(|_| self.status >= 400)?;
+        std::str::from_utf8(name)
+            .ok()
+            .filter(|n| n.len() <= 64 && n.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
     }
 
     /// Writes this head to a guest that speaks HTTP/1; gives how the body is to be written.
     pub fn write_head(&self, body: Body, to: Guest, out: &mut BytesMut) -> Written {
-        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
+        let reason = http::StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|s| s.canonical_reason())
+            .unwrap_or("");
         let mut digits = [b'0'; 3];
         let _ = write!(&mut digits[..], "{}", self.status);
         line(out, &[b"HTTP/1.1 ", &digits, b" ", reason.as_bytes()]);

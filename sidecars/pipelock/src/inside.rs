@@ -18,7 +18,7 @@ use crate::exchange::{After, Request};
 use crate::front::{absolute, deny, is_reflecting, refuse_fault, switched};
 use crate::gate::{About, Destination, Gate};
 use crate::guest::Guest;
-use crate::head::Head;
+use crate::head::{Head, is_plain_path};
 
 /// What CONNECT opened.
 #[derive(Clone, Debug)]
@@ -94,15 +94,23 @@ async fn handshake<S: Io>(
         return Err((reason, io::ErrorKind::PermissionDenied.into()));
     }
     let host = leaf_host(gate, tunnel);
-    let config = gate.authority.server_config(&host).map_err(|error| failed(io::Error::other(error)))?;
+    let config = gate
+        .authority
+        .server_config(&host)
+        .map_err(|error| failed(io::Error::other(error)))?;
     start.into_stream(config).await.map(Some).map_err(failed)
 }
 
 /// Whose leaf is shown: the CONNECT authority's, which is the SNI's unless a control is gone.
 fn leaf_host(gate: &Gate, tunnel: &Tunnel) -> bottle_policy::Host {
-    let is_lax = [Control::Binding, Control::StrictName, Control::StrictAddress, Control::EveryRequest]
-        .into_iter()
-        .any(|control| !gate.has(control));
+    let is_lax = [
+        Control::Binding,
+        Control::StrictName,
+        Control::StrictAddress,
+        Control::EveryRequest,
+    ]
+    .into_iter()
+    .any(|control| !gate.has(control));
     let sni = tunnel.sni.as_deref().filter(|_| is_lax);
     let named = sni.and_then(|name| bottle_policy::Host::from_wire(name.as_bytes()).ok());
     named.unwrap_or_else(|| tunnel.to.allowed.host.clone())
@@ -121,7 +129,9 @@ fn refusing() -> Arc<ServerConfig> {
     let config = || {
         let builder = ServerConfig::builder_with_provider(tls_provider());
         // The provider has the default versions, or no handshake at all would work.
-        let builder = builder.with_safe_default_protocol_versions().expect("the provider speaks TLS 1.2 and 1.3");
+        let builder = builder
+            .with_safe_default_protocol_versions()
+            .expect("the provider speaks TLS 1.2 and 1.3");
         Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(NoLeaf)))
     };
     CONFIG.get_or_init(config).clone()
@@ -150,9 +160,7 @@ async fn serve<S: Io>(tls: TlsStream<S>, gate: Arc<Gate>, tunnel: Arc<Tunnel>) -
 
 fn with_nonce(fault: crate::guest::Fault, tunnel: &Tunnel) -> crate::guest::Fault {
     match fault {
-        crate::guest::Fault::Refused(reason, None) => {
-            crate::guest::Fault::Refused(reason, tunnel.nonce.clone())
-        }
+        crate::guest::Fault::Refused(reason, None) => crate::guest::Fault::Refused(reason, tunnel.nonce.clone()),
         fault => fault,
     }
 }
@@ -193,8 +201,18 @@ async fn request<S: Io>(
             }
         }
     }
-    let host = host.unwrap_or(to.place.as_bytes());
-    let request = Request { head, body, to, scheme: "https", path: &path, host, nonce: nonce.as_deref() };
+    let host = host
+        .filter(|_| gate.has(Control::StrictName))
+        .unwrap_or(to.place.as_bytes());
+    let request = Request {
+        head,
+        body,
+        to,
+        scheme: "https",
+        path: &path,
+        host,
+        nonce: nonce.as_deref(),
+    };
     #[cfg(feature = "leaky")]
     if !gate.has(Control::NoFollow) {
         return crate::leaky::follow(gate, guest, request).await;
@@ -228,13 +246,19 @@ fn decide<'a>(
     if host.is_none() && head.minor == 1 {
         return Err(DenyReason::HostMissing);
     }
+    if !is_plain_path(&path) {
+        return Err(DenyReason::Framing);
+    }
     let named = [host, target];
     let named: [&[u8]; 2] = match named {
         [Some(host), target] => [host, target.unwrap_or(host)],
         [None, Some(target)] => [target, target],
         [None, None] => return Err(DenyReason::HostMissing),
     };
-    match gate.rules(number).inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named) {
+    match gate
+        .rules(number)
+        .inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named)
+    {
         Decision::Allow(allowed) => Ok((allowed, path)),
         Decision::Deny(reason) => Err(reason),
     }

@@ -43,7 +43,10 @@ pub struct Bound {
 impl Bound {
     /// The TCP addresses that are listened on.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(bottle_wire::Bound::tcp_address).collect()
+        self.listeners
+            .iter()
+            .filter_map(bottle_wire::Bound::tcp_address)
+            .collect()
     }
 }
 
@@ -142,7 +145,10 @@ pub async fn serve(bound: Bound, setup: PipelockSetup) -> Result<(), ServeError>
         tasks.spawn(accept(listener, gate.clone(), slots.clone()));
     }
     #[cfg(feature = "leaky")]
-    bound.leaks.serve(&gate, &slots, &mut tasks).map_err(ServeError::Listener)?;
+    bound
+        .leaks
+        .serve(&gate, &slots, &mut tasks)
+        .map_err(ServeError::Listener)?;
     while tasks.join_next().await.is_some() {}
     Ok(())
 }
