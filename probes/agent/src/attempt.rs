@@ -5,20 +5,26 @@ use std::time::Duration;
 use probe_spec::Action;
 
 use crate::notes::{Done, NotIssued, Run};
-use crate::{dns, talk, traffic};
+use crate::{capability, dns, hardening, talk, traffic};
 
 /// Attempts an action; what it meets goes to the notes of `run`.
 pub fn attempt(run: &Run, action: &Action) -> Done {
     match action {
         Action::Tcp { to, send, from } => traffic::tcp(run, to, send, from.as_deref()),
         Action::Udp { to, send, pad_to } => traffic::udp(run, to, send, *pad_to),
-        Action::Icmp { to, raw, send } => traffic::icmp(run, to, *raw, send),
+        Action::Icmp {
+            to,
+            raw,
+            send,
+            answer_is_finding,
+        } => traffic::icmp(run, to, *raw, send, *answer_is_finding),
         Action::Dns {
             server,
             transport,
             name,
             qtype,
-        } => dns::ask(run, server, *transport, name, *qtype),
+            answer_is_finding,
+        } => dns::ask(run, server, *transport, name, *qtype, *answer_is_finding),
         Action::Talk { to, steps } => talk::talk(run, to, steps),
         Action::Sequence { actions } => actions.iter().try_for_each(|action| one_of_several(run, action)),
         Action::Repeat {
@@ -26,6 +32,10 @@ pub fn attempt(run: &Run, action: &Action) -> Done {
             pause_ms,
             action,
         } => repeat(run, *times, Duration::from_millis(*pause_ms), action),
+        Action::Capability { capability } => capability::capability(run, capability),
+        Action::Syscall { name } => hardening::forbidden_call(run, name),
+        Action::NoNewPrivileges { helper } => hardening::no_new_privileges(run, *helper),
+        Action::Descriptors { of } => hardening::descriptors(run, *of),
         _ => Err(NotIssued::Unfit("this agent does not know this action".to_owned())),
     }
 }

@@ -19,7 +19,7 @@ const LOOK_UP_TIME: Duration = Duration::from_secs(5);
 const NAME_BYTES: usize = 255;
 
 /// Action `Dns`.
-pub fn ask(run: &Run, server: &str, transport: DnsTransport, name: &str, qtype: u16) -> Done {
+pub fn ask(run: &Run, server: &str, transport: DnsTransport, name: &str, qtype: u16, answer_is_finding: bool) -> Done {
     let name = run.words.text(name)?;
     let query = question(query_id(), &name, qtype).ok_or_else(|| {
         NotIssued::Unfit(format!(
@@ -38,7 +38,13 @@ pub fn ask(run: &Run, server: &str, transport: DnsTransport, name: &str, qtype: 
             DnsTransport::Https => over_https(run, server, &query)?,
         };
         match answer {
-            Ok(answer) => run.trace(format!("{transport:?} {server}: {}", describe(&answer))),
+            Ok(answer) => {
+                run.trace(format!("{transport:?} {server}: {}", describe(&answer)));
+                if answer_is_finding && answer.len() >= 12 && answer[6..8] != [0, 0] {
+                    run.notes
+                        .finding(format!("name server {server} answers: {}", describe(&answer)));
+                }
+            }
             Err(error) => run.trace(format!("{transport:?} {server}: {}", errno(&error))),
         }
     }

@@ -9,12 +9,18 @@
 #![warn(missing_docs)]
 
 mod attempt;
+mod capability;
 mod dns;
 mod h2;
+mod hardening;
 mod http;
 mod list;
+mod netlink;
 mod notes;
 mod resolve;
+mod scratch;
+mod status;
+mod syscall;
 mod talk;
 mod template;
 mod tls;
@@ -35,6 +41,7 @@ fn main() -> ExitCode {
     match command.as_str() {
         "list" => list::main(&args),
         "wait" => wait::main(),
+        "setuid-helper" => hardening::setuid_helper(),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(64)

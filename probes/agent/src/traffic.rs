@@ -3,10 +3,9 @@
 //! A connect that is refused, unreachable or lost, and a socket that the guest may not even create, are attempts: the guest
 //! did what an escaping program would do. The trace has the errno.
 
-use std::io::{self, Write as _};
-use std::mem::MaybeUninit;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -75,7 +74,7 @@ pub fn udp(run: &Run, to: &str, send: &str, pad_to: Option<usize>) -> Done {
 }
 
 /// Action `Icmp`.
-pub fn icmp(run: &Run, to: &str, raw: bool, send: &str) -> Done {
+pub fn icmp(run: &Run, to: &str, raw: bool, send: &str, answer_is_finding: bool) -> Done {
     let to = run.words.text(to)?;
     // A port is only needed by the parser of targets.
     let target = if to.contains(':') && !to.starts_with('[') {
@@ -93,7 +92,16 @@ pub fn icmp(run: &Run, to: &str, raw: bool, send: &str) -> Done {
         let kind = if raw { Type::RAW } else { Type::DGRAM };
         match Socket::new(Domain::for_address(address), kind, Some(protocol)) {
             Err(error) => run.trace(format!("icmp socket ({kind:?}) for {address}: {}", errno(&error))),
-            Ok(socket) => exchange(run, &socket, address, &echo_request(address.ip(), &payload), 1),
+            Ok(socket) => {
+                let answers = exchange(run, &socket, address, &echo_request(address.ip(), &payload), 1);
+                if answer_is_finding
+                    && answers
+                        .iter()
+                        .any(|answer| is_echo_reply(answer, raw, address.ip(), &payload))
+                {
+                    run.notes.finding(format!("{} answers an echo request", address.ip()));
+                }
+            }
         }
     }
     Ok(())
@@ -123,20 +131,46 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Sends a datagram some times and waits for an answer.
-fn exchange(run: &Run, socket: &Socket, to: SocketAddr, bytes: &[u8], times: u32) {
+/// Whether a received message is the reply to our request. Raw IPv4 sockets give the IP header too, and on loopback they
+/// also give the request itself.
+fn is_echo_reply(message: &[u8], raw: bool, from: IpAddr, payload: &[u8]) -> bool {
+    let header = if raw && from.is_ipv4() {
+        message.first().map_or(0, |first| usize::from(first & 15) * 4)
+    } else {
+        0
+    };
+    let reply = if from.is_ipv4() { 0 } else { 129 };
+    message.get(header) == Some(&reply) && message.ends_with(payload)
+}
+
+/// Sends a datagram some times and collects what comes back.
+fn exchange(run: &Run, socket: &Socket, to: SocketAddr, bytes: &[u8], times: u32) -> Vec<Vec<u8>> {
     for round in 0..times {
         if round > 0 {
             run.pause(DATAGRAM_PAUSE);
         }
         run.trace(outcome(&format!("send to {to}"), socket.send_to(bytes, &to.into())));
     }
-    let mut answer = [const { MaybeUninit::uninit() }; ANSWER_BYTES];
-    let answered = socket
-        .set_read_timeout(Some(run.within(DATAGRAM_ANSWER)))
-        .and_then(|()| socket.recv_from(&mut answer))
-        .map(|(length, from)| format!("{length} bytes from {:?}", from.as_socket()));
-    run.trace(outcome("receive", answered));
+    let end = Instant::now() + run.within(DATAGRAM_ANSWER);
+    let mut answers = Vec::new();
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || answers.len() == 8 {
+            return answers;
+        }
+        let mut answer = [0; ANSWER_BYTES];
+        let ready = socket.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+        match ready.and_then(|()| (&*socket).read(&mut answer)) {
+            Ok(length) => {
+                run.trace(format!("received {length} bytes"));
+                answers.push(answer[..length].to_vec());
+            }
+            Err(error) => {
+                run.trace(format!("receive: {}", errno(&error)));
+                return answers;
+            }
+        }
+    }
 }
 
 /// A call and its result.
@@ -151,7 +185,6 @@ fn outcome<T: std::fmt::Debug>(call: &str, result: io::Result<T>) -> String {
 mod tests {
     use super::*;
     use crate::notes::tests::run;
-    use std::io::Read as _;
     use std::net::{TcpListener, UdpSocket};
 
     #[test]
@@ -210,7 +243,10 @@ mod tests {
         assert_eq!(checksum(&message), 0);
         assert_eq!(echo_request(Ipv6Addr::LOCALHOST.into(), b"x")[..4], [128, 0, 0, 0]);
         let run = run(2000);
-        icmp(&run, "127.0.0.1", true, "{nonce}").expect("is issued");
-        icmp(&run, "::1", false, "{nonce}").expect("is issued");
+        icmp(&run, "127.0.0.1", true, "{nonce}", false).expect("is issued");
+        icmp(&run, "::1", false, "{nonce}", false).expect("is issued");
+        assert!(run.notes.content().findings.is_empty());
+        assert!(is_echo_reply(b"\0\0abc", false, Ipv4Addr::LOCALHOST.into(), b"abc"));
+        assert!(!is_echo_reply(b"\x08\0abc", false, Ipv4Addr::LOCALHOST.into(), b"abc"));
     }
 }
