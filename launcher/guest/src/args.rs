@@ -62,19 +62,9 @@ impl Args {
                     let value = args.next().ok_or(ArgsError::MissingValue("--forward"))?;
                     parsed.forwards.push(parse_forward(&value)?);
                 }
-                Some("--lease") => {
-                    parsed.lease = Some(
-                        args.next()
-                            .ok_or(ArgsError::MissingValue("--lease"))?
-                            .into(),
-                    )
-                }
+                Some("--lease") => parsed.lease = Some(args.next().ok_or(ArgsError::MissingValue("--lease"))?.into()),
                 Some("--workdir") => {
-                    parsed.workdir = Some(
-                        args.next()
-                            .ok_or(ArgsError::MissingValue("--workdir"))?
-                            .into(),
-                    )
+                    parsed.workdir = Some(args.next().ok_or(ArgsError::MissingValue("--workdir"))?.into())
                 }
                 Some("--") => {
                     parsed.command = args.by_ref().collect();
@@ -93,10 +83,7 @@ impl Args {
 
 fn parse_forward(value: &OsStr) -> Result<Forward, ArgsError> {
     let bad = || ArgsError::Forward(value.to_owned());
-    let (listen, socket) = value
-        .to_str()
-        .and_then(|text| text.split_once('='))
-        .ok_or_else(bad)?;
+    let (listen, socket) = value.to_str().and_then(|text| text.split_once('=')).ok_or_else(bad)?;
     let listen: SocketAddr = listen.parse().map_err(|_| bad())?;
     if !socket.starts_with('/') {
         return Err(bad());
@@ -113,23 +100,11 @@ fn parse_forward(value: &OsStr) -> Result<Forward, ArgsError> {
 impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingValue(option) => write!(
-                f,
-                "{option} needs a value, found the end of the command line"
-            ),
+            Self::MissingValue(option) => write!(f, "{option} needs a value, found the end of the command line"),
             Self::Unknown(arg) => write!(f, "expected an option or `--`, found {arg:?}"),
-            Self::Forward(value) => write!(
-                f,
-                "--forward expects ADDRESS:PORT=/PATH/OF/SOCKET, found {value:?}"
-            ),
-            Self::NotLoopback(listen) => write!(
-                f,
-                "--forward listens on loopback addresses only, found {listen}"
-            ),
-            Self::NoCommand => write!(
-                f,
-                "expected `--` and a command, found the end of the command line"
-            ),
+            Self::Forward(value) => write!(f, "--forward expects ADDRESS:PORT=/PATH/OF/SOCKET, found {value:?}"),
+            Self::NotLoopback(listen) => write!(f, "--forward listens on loopback addresses only, found {listen}"),
+            Self::NoCommand => write!(f, "expected `--` and a command, found the end of the command line"),
         }
     }
 }
@@ -146,7 +121,9 @@ mod tests {
 
     #[test]
     fn everything_is_read() {
-        let args = parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --workdir /w -- sh -c --").unwrap();
+        let args =
+            parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --workdir /w -- sh -c --")
+                .unwrap();
         assert_eq!(args.forwards.len(), 2);
         assert_eq!(
             args.forwards[0],

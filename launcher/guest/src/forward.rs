@@ -75,21 +75,15 @@ impl Forwarder {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(BindError::Epoll)?;
         let watch = |fd: &dyn AsFdObject, data: u64| {
             let events = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-            epoll::add(
-                &epoll,
-                fd.descriptor(),
-                epoll::EventData::new_u64(data),
-                events,
-            )
-            .map_err(BindError::Epoll)
+            epoll::add(&epoll, fd.descriptor(), epoll::EventData::new_u64(data), events).map_err(BindError::Epoll)
         };
         let mut listeners = Vec::new();
         for forward in forwards {
             let socket = TcpListener::bind(forward.listen)
                 .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
                 .map_err(|error| BindError::Listen(forward.listen, error))?;
-            let leads_to = SocketAddrUnix::new(&forward.socket)
-                .map_err(|error| BindError::Path(forward.socket.clone(), error))?;
+            let leads_to =
+                SocketAddrUnix::new(&forward.socket).map_err(|error| BindError::Path(forward.socket.clone(), error))?;
             watch(&socket, FIRST_LISTENER + listeners.len() as u64)?;
             listeners.push(Listener {
                 socket,
@@ -143,13 +137,9 @@ impl Forwarder {
         let mut unfinished: Vec<usize> = Vec::new();
         loop {
             // A listener still ready below the limit is one that the process had no descriptor for.
-            let retry = !self.waiting.is_empty()
-                || (self.has_room() && self.listeners.iter().any(|l| l.ready));
+            let retry = !self.waiting.is_empty() || (self.has_room() && self.listeners.iter().any(|l| l.ready));
             let timeout = match (unfinished.is_empty(), retry) {
-                (false, _) => Some(Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                }),
+                (false, _) => Some(Timespec { tv_sec: 0, tv_nsec: 0 }),
                 (true, true) => Some(Timespec {
                     tv_sec: 0,
                     tv_nsec: RETRY.as_nanos() as _,
@@ -167,25 +157,7 @@ impl Forwarder {
             }
             let mut turns = std::mem::take(&mut unfinished);
             for event in &events {
-                let (flags, data) = (event.flags, event.data.u64());
-                if data == LEASE {
-                    self.lease_event();
-                } else if data >= FIRST_LISTENER {
-                    self.listeners[(data - FIRST_LISTENER) as usize].ready = true;
-                } else {
-                    let (index, side) = (
-                        (data >> 1) as usize,
-                        if data & 1 == 0 {
-                            Side::Client
-                        } else {
-                            Side::Socket
-                        },
-                    );
-                    if let Some(relay) = self.relays[index].as_mut() {
-                        relay.note(side, flags);
-                        turns.push(index);
-                    }
-                }
+                turns.extend(self.note(event));
             }
             turns.sort_unstable();
             turns.dedup();
@@ -197,6 +169,23 @@ impl Forwarder {
                 self.accept(listener, &mut scratch, &mut unfinished);
             }
         }
+    }
+
+    /// Takes note of an event; the connection that is to have a turn, if it is about one.
+    fn note(&mut self, event: &epoll::Event) -> Option<usize> {
+        let (flags, data) = (event.flags, event.data.u64());
+        if data == LEASE {
+            self.lease_event();
+            return None;
+        }
+        if data >= FIRST_LISTENER {
+            self.listeners[(data - FIRST_LISTENER) as usize].ready = true;
+            return None;
+        }
+        let index = (data >> 1) as usize;
+        let side = if data & 1 == 0 { Side::Client } else { Side::Socket };
+        self.relays[index].as_mut()?.note(side, flags);
+        Some(index)
     }
 
     fn has_room(&self) -> bool {
@@ -232,9 +221,7 @@ impl Forwarder {
                     };
                     self.connect(waiting, scratch, unfinished);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.listeners[listener].ready = false
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.listeners[listener].ready = false,
                 Err(error) if is_shortage(&error) => {
                     // The connection stays queued, to be tried again after a moment.
                     return;
@@ -255,11 +242,9 @@ impl Forwarder {
     fn connect(&mut self, waiting: Waiting, scratch: &mut [u8], unfinished: &mut Vec<usize>) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let connected =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-                .and_then(|socket| {
-                    rustix::net::connect(&socket, &self.listeners[waiting.listener].leads_to)
-                        .map(|()| socket)
-                });
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).and_then(|socket| {
+                rustix::net::connect(&socket, &self.listeners[waiting.listener].leads_to).map(|()| socket)
+            });
         match connected {
             Ok(socket) => {
                 let index = self
@@ -289,10 +274,7 @@ impl Forwarder {
     }
 
     fn watch(&self, fd: &OwnedFd, index: usize, side: Side) -> Result<(), Errno> {
-        let events = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+        let events = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         let data = (index as u64) << 1 | u64::from(side == Side::Socket);
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), events)
     }

@@ -9,9 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
-use signal_hook::consts::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
-};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use crate::args::Args;
@@ -19,9 +17,7 @@ use crate::descent;
 use crate::forward::{BindError, Forwarder};
 
 /// Signals passed on to the command.
-const PASSED_ON: [i32; 8] = [
-    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT,
-];
+const PASSED_ON: [i32; 8] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT];
 
 /// Status after the lease ended, as if by SIGTERM.
 pub const LEASE_LOST: u8 = 143;
@@ -52,10 +48,8 @@ pub fn run(args: Args) -> Result<u8, InitError> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| InitError::Process("become the reaper of orphans", error.into()))?;
     // A thread takes this over from the one that starts it, so it comes before the first.
-    rustix::thread::set_no_new_privs(true)
-        .map_err(|error| InitError::Process("set no_new_privs", error.into()))?;
-    let forwarder =
-        Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;
+    rustix::thread::set_no_new_privs(true).map_err(|error| InitError::Process("set no_new_privs", error.into()))?;
+    let forwarder = Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;
     forwarder
         .start()
         .map_err(|error| InitError::Process("start the forwarding thread", error))?;
@@ -103,9 +97,7 @@ fn spawn(command_line: &[OsString]) -> io::Result<Pid> {
 /// Reaps all that ended; the status of `command` when it is among them.
 fn reap(command: Pid) -> Option<u8> {
     let mut ended = None;
-    while let Ok(Some((pid, status))) =
-        rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED)
-    {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
         if status.stopped() {
             // Nobody in the guest could continue the command that its own Ctrl-Z stopped.
             if pid == command && status.stopping_signal() == Some(Signal::TSTP.as_raw()) {
@@ -130,11 +122,7 @@ fn exit_code(status: WaitStatus) -> u8 {
 impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Workdir(dir, error) => write!(
-                f,
-                "cannot enter the working directory {}: {error}",
-                dir.display()
-            ),
+            Self::Workdir(dir, error) => write!(f, "cannot enter the working directory {}: {error}", dir.display()),
             Self::Forward(error) => error.fmt(f),
             Self::Process(what, error) => write!(f, "cannot {what}: {error}"),
         }

@@ -22,10 +22,7 @@ impl Guest {
         let socket = dir.path().join("proxy.sock");
         serve(UnixListener::bind(&socket).unwrap());
         // A free port, found by binding it: nobody else takes it in the moment between.
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_bottle-guest"))
             .args([
                 "--forward",
@@ -53,18 +50,13 @@ impl Guest {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
 
     fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }
@@ -225,8 +217,7 @@ fn connections_above_the_limit_wait_their_turn() {
     }
     let mut late = guest.connect();
     late.write_all(b"x").unwrap();
-    late.set_read_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
+    late.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert!(
         late.read(&mut [0; 1]).is_err(),
         "a connection above the limit is not served yet"

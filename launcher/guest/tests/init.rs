@@ -50,12 +50,7 @@ fn a_command_that_cannot_run_is_126_or_127() {
     assert_eq!(missing.status.code(), Some(127));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
     assert_eq!(
-        guest()
-            .args(["--", "/etc/passwd"])
-            .output()
-            .unwrap()
-            .status
-            .code(),
+        guest().args(["--", "/etc/passwd"]).output().unwrap().status.code(),
         Some(126)
     );
 }
@@ -106,9 +101,8 @@ fn signals_are_passed_on() {
 #[test]
 fn orphans_are_reaped() {
     // Twenty grandchildren end while the command lives; none may be left as a zombie below the guest's init.
-    let (mut child, _lines) = started(
-        "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.01 & sleep 0.01 &) ; done; sleep 0.3; echo ready; sleep 5",
-    );
+    let (mut child, _lines) =
+        started("for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.01 & sleep 0.01 &) ; done; sleep 0.3; echo ready; sleep 5");
     let init = child.id();
     let until = Instant::now() + Duration::from_secs(3);
     loop {
@@ -131,14 +125,8 @@ fn orphans_are_reaped() {
 #[test]
 fn the_end_of_the_command_ends_what_it_left() {
     let output = sh("setsid sleep 600 >/dev/null 2>&1 & echo $!");
-    let left: i32 = String::from_utf8(output.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    let gone = || {
-        fs::read_to_string(format!("/proc/{left}/stat")).map_or(true, |stat| stat.contains(") Z "))
-    };
+    let left: i32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let gone = || fs::read_to_string(format!("/proc/{left}/stat")).map_or(true, |stat| stat.contains(") Z "));
     let until = Instant::now() + Duration::from_secs(2);
     while !gone() {
         assert!(Instant::now() < until, "process {left} lives on");
@@ -152,7 +140,10 @@ fn inherited_descriptors_are_closed_and_no_new_privs_is_set() {
     let secret = dir.path().join("secret");
     fs::write(&secret, "leaked").unwrap();
     let output = Command::new("sh")
-        .args(["-c", "exec 7<\"$1\" 9<\"$1\"; exec \"$0\" -- sh -c 'ls /proc/self/fd; grep NoNewPrivs /proc/self/status'"])
+        .args([
+            "-c",
+            "exec 7<\"$1\" 9<\"$1\"; exec \"$0\" -- sh -c 'ls /proc/self/fd; grep NoNewPrivs /proc/self/status'",
+        ])
         .arg(env!("CARGO_BIN_EXE_bottle-guest"))
         .arg(&secret)
         .output()
@@ -219,16 +210,13 @@ fn a_guest_that_ignores_the_lease_is_killed() {
     drop(bundle.accept().unwrap());
     let status = child.wait().unwrap();
     assert_eq!((status.code(), status.signal()), (Some(143), None));
-    assert!(
-        start.elapsed() >= Duration::from_millis(1900) && start.elapsed() < Duration::from_secs(4)
-    );
+    assert!(start.elapsed() >= Duration::from_millis(1900) && start.elapsed() < Duration::from_secs(4));
 }
 
 /// A guest on a terminal of its own, through `setsid --ctty`.
 fn on_terminal(script: &str) -> (Child, fs::File) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let controller =
-        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let name = ptsname(&controller, Vec::new()).unwrap();
