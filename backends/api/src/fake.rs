@@ -46,7 +46,8 @@ struct State {
     careless: Option<Careless>,
     answer: Option<Answer>,
     bundle_says: Vec<String>,
-    images: BTreeSet<String>,
+    /// `None`: every image is there.
+    images: Option<BTreeSet<String>>,
     containers: BTreeMap<String, Container>,
     networks: BTreeMap<String, (NetworkPlan, Labels)>,
     volumes: BTreeMap<String, Labels>,
@@ -70,7 +71,7 @@ impl Fake {
             careless: None,
             answer: None,
             bundle_says: vec![ready.to_owned()],
-            images: BTreeSet::new(),
+            images: None,
             containers: BTreeMap::new(),
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -109,8 +110,7 @@ impl Fake {
 
     /// From now on only these images are there.
     pub fn only_images(&self, references: &[&str]) {
-        self.state().images = references.iter().map(|reference| (*reference).to_owned()).collect();
-        self.state().calls.push("only these images".to_owned());
+        self.state().images = Some(references.iter().map(|reference| (*reference).to_owned()).collect());
     }
 
     /// Every call so far, in words.

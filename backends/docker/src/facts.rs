@@ -10,52 +10,13 @@ use bottle_plan::{BackendKind, Topology};
 use crate::Docker;
 use crate::call::{QUICK, call};
 
-/// What a docker bottle does not have, by topology: (topology, capability, reason). A probe that needs one of these is not
-/// applicable there, with this reason in its cell.
-const CANNOT: &[(Topology, &str, &str)] = &[
-    (
-        Topology::Sealed,
-        "guest-address",
-        "the guest has no interface but loopback, so it has no address",
-    ),
-    (
-        Topology::Sealed,
-        "guest-interface",
-        "the guest has no interface but loopback",
-    ),
-    (
-        Topology::Sealed,
-        "guest-gateway",
-        "the guest has no network, so it has no gateway",
-    ),
-    (
-        Topology::Sealed,
-        "guest-neighbour",
-        "the guest has no network, so it has no neighbours",
-    ),
-    (
-        Topology::Sealed,
-        "guest-resolver",
-        "the guest has no network, so no resolver serves it",
-    ),
-    (
-        Topology::Sealed,
-        "inner-network",
-        "guest and bundle share a volume, not a network",
-    ),
-    (
-        Topology::Sealed,
-        "vsock",
-        "a container has the host's kernel; there is no VM whose monitor could listen",
-    ),
-    (
-        Topology::Routed,
-        "vsock",
-        "a container has the host's kernel; there is no VM whose monitor could listen",
-    ),
-    (Topology::Sealed, "own-kernel", "a container has the host's kernel"),
-    (Topology::Routed, "own-kernel", "a container has the host's kernel"),
-];
+/// What a docker bottle does not have: (topology, need, reason). The needs are those of the probes' own contract
+/// (`probe_spec`): few on purpose, because an attempt that cannot succeed is still worth making.
+const CANNOT: &[(Topology, &str, &str)] = &[(
+    Topology::Sealed,
+    "ip-address",
+    "a sealed guest has no network and no address that could be taken over or given again",
+)];
 
 pub(crate) fn contract() -> CapabilityContract {
     CapabilityContract {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bottle_backend::{Backend, BackendError, BackendErrorKind, Exec, ExecSpec, Input, Observed, Role, Streams};
+use bottle_backend::{Backend, BackendError, BackendErrorKind, Exec, ExecSpec, Observed, Role, Streams};
 use bottle_plan::Plan;
 use bottle_policy::BundleEvent;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
+use crate::bundle::Lease;
 use crate::events::Heard;
 use crate::teardown::{Step, Teardown, TeardownReport};
 
@@ -29,7 +30,8 @@ pub struct Bottle {
     pub(crate) ready_after_ms: u64,
     pub(crate) state: PathBuf,
     pub(crate) streams: Mutex<Option<Streams>>,
-    pub(crate) lease: Mutex<Option<Input>>,
+    /// Ended by its step of the teardown, or with this.
+    pub(crate) lease: Lease,
     pub(crate) heard: Arc<Heard>,
     pub(crate) guest_exit: Exit,
     pub(crate) bundle_exit: Exit,

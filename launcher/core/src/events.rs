@@ -46,6 +46,8 @@ pub(crate) struct Heard {
     kept: Mutex<Kept>,
     sender: broadcast::Sender<BundleEvent>,
     phase: watch::Sender<Phase>,
+    /// How many of the two streams have ended.
+    ended: watch::Sender<u8>,
 }
 
 impl Heard {
@@ -54,6 +56,7 @@ impl Heard {
             kept: Mutex::default(),
             sender: broadcast::Sender::new(4096),
             phase: watch::Sender::new(Phase::Starting),
+            ended: watch::Sender::new(0),
         })
     }
 
@@ -67,6 +70,12 @@ impl Heard {
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
+    }
+
+    /// Waits until both streams have been read to their end.
+    pub(crate) async fn finished(&self) {
+        // The sender is in `self`, so the wait cannot fail.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended == 2).await;
     }
 
     pub(crate) fn events(&self) -> Vec<BundleEvent> {
@@ -138,6 +147,7 @@ impl Heard {
             }
             change
         });
+        self.ended.send_modify(|ended| *ended += 1);
     }
 
     /// Reads standard error to its end.
@@ -148,6 +158,7 @@ impl Heard {
             tracing::debug!(target: "bottle_launch::bundle", "{text}");
             push_bounded(&mut self.kept().stderr, text, STDERR_LINES);
         }
+        self.ended.send_modify(|ended| *ended += 1);
     }
 }
 

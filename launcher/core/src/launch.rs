@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bottle::Bottle;
+use crate::bundle::RunningBundle;
 use crate::drift::{container_drift, network_drift};
 use crate::error::{LaunchError, LaunchFailure};
 use crate::events::Phase;
+use crate::made::{Half, backend_failed};
 use crate::secrets::Secrets;
-use crate::start::{Half, RunningBundle, backend_failed};
 use crate::state;
 use crate::sweep::{SweepScope, sweep};
 use crate::teardown::{StepKind, Teardown, TeardownReport};
@@ -289,7 +290,7 @@ impl Site {
             ca_pem,
             ready_after_ms,
             streams: Mutex::new(parts.guest.take_streams()),
-            lease: Mutex::new(parts.bundle.take_input()),
+            lease: parts.bundle.lease,
             heard: parts.bundle.heard,
             guest_exit: parts.guest.exit,
             bundle_exit: parts.bundle.half.exit,

@@ -6,13 +6,14 @@
 #![warn(missing_docs)]
 
 mod bottle;
+mod bundle;
 mod drift;
 mod error;
 mod events;
 mod launch;
+mod made;
 mod owner;
 mod secrets;
-mod start;
 mod state;
 mod sweep;
 mod teardown;

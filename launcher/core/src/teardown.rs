@@ -20,17 +20,20 @@ pub enum StepKind {
     Volume,
     /// The bundle's container.
     Bundle,
+    /// The bundle's lease: its standard input.
+    Lease,
     /// The guest.
     Guest,
 }
 
 impl StepKind {
     /// All of them.
-    pub const ALL: [StepKind; 5] = [
+    pub const ALL: [StepKind; 6] = [
         Self::StateDirectory,
         Self::Network,
         Self::Volume,
         Self::Bundle,
+        Self::Lease,
         Self::Guest,
     ];
 
@@ -41,6 +44,7 @@ impl StepKind {
             Self::Network => "network",
             Self::Volume => "volume",
             Self::Bundle => "bundle",
+            Self::Lease => "lease",
             Self::Guest => "guest",
         }
     }

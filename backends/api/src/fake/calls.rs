@@ -48,14 +48,14 @@ impl Backend for Fake {
 
     fn find_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, BackendError>> {
         done(self.call(format!("find image {reference}"), |state| {
-            let there = state.images.is_empty() || state.images.contains(reference);
+            let there = state.images.as_ref().is_none_or(|images| images.contains(reference));
             Ok(there.then(|| format!("image-{reference}")))
         }))
     }
 
     fn load_image<'a>(&'a self, reference: &'a str, _: Bytes) -> BoxFuture<'a, Result<(), BackendError>> {
         done(self.call(format!("load image {reference}"), |state| {
-            state.images.insert(reference.to_owned());
+            state.images.get_or_insert_default().insert(reference.to_owned());
             Ok(())
         }))
     }

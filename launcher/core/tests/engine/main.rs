@@ -57,7 +57,7 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
 
     assert_eq!(left(&*engine, &slug).await.len(), 3);
     let steps: Vec<String> = bottle.steps().iter().map(|step| step.kind.name().to_owned()).collect();
-    assert_eq!(steps, ["guest", "bundle", "volume", "state directory"]);
+    assert_eq!(steps, ["guest", "lease", "bundle", "volume", "state directory"]);
     let report = bottle.close().await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
@@ -96,4 +96,65 @@ async fn a_routed_bottle_has_its_networks() {
     let report = bottle.close().await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_bundle_that_breaks_is_quoted_and_nothing_stays() {
+    let Some(engine) = engine("a bundle that breaks").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let mut plan = sealed(FOREVER);
+    let slug = plan.slug.clone();
+    plan.bundle.entrypoint[2] = "echo 'no such thing' >&2; exit 3".to_owned();
+    let error = launch(plan, secrets(), engine.clone(), options(state.path()))
+        .await
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert!(text.contains("exit code 3") && text.contains("no such thing"), "{text}");
+    assert!(error.undone.is_clean(), "{error:?}");
+    assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_program_that_the_engine_cannot_start_is_a_failure_of_that_step() {
+    let Some(engine) = engine("a guest that cannot start").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let mut plan = sealed(FOREVER);
+    let slug = plan.slug.clone();
+    plan.guest.entrypoint = vec!["/no/such/program".to_owned()];
+    let error = launch(plan, secrets(), engine.clone(), options(state.path()))
+        .await
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains("starting the guest") && text.contains("/no/such/program"),
+        "{text}"
+    );
+    assert!(error.undone.is_clean(), "{error:?}");
+    assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_bundles_last_words_are_heard() {
+    let Some(engine) = engine("the end of the lease").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let mut plan = sealed(FOREVER);
+    let last = r#"{"event":"failed","bottle":"x","reason":"bye"}"#;
+    plan.bundle.entrypoint[2] = plan.bundle.entrypoint[2].replace(
+        "exec /bin/busybox cat > /dev/null",
+        &format!("/bin/busybox cat > /dev/null; echo '{last}'"),
+    );
+    let bottle = launch(plan, secrets(), engine.clone(), options(state.path()))
+        .await
+        .unwrap();
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(bottle.event_log().len(), 2);
+    assert_eq!(bottle.wait_bundle().await, Ok(0));
 }

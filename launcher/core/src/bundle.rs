@@ -1,0 +1,162 @@
+//! The bundle from its start to its readiness, and the end of its lease.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bottle_backend::{Input, Role};
+use tokio::io::AsyncWriteExt;
+
+use crate::error::LaunchFailure;
+use crate::events::{Heard, Phase};
+use crate::launch::Site;
+use crate::made::Half;
+use crate::secrets::Secrets;
+use crate::teardown::StepKind;
+
+/// How long a bundle may take to end by itself when its lease does. Its last events come in this time; after it the bundle
+/// is ended by force.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// The bundle's standard input. While it is open the bundle may live.
+pub(crate) type Lease = Arc<Mutex<Option<Input>>>;
+
+/// A bundle that was started and has been sent its configuration.
+pub(crate) struct RunningBundle {
+    pub(crate) half: Half,
+    pub(crate) lease: Lease,
+    pub(crate) heard: Arc<Heard>,
+    ready: OnceLock<(String, u64)>,
+}
+
+impl RunningBundle {
+    /// What its `ready` event said.
+    pub(crate) fn ready(&self) -> (String, u64) {
+        self.ready.get().cloned().unwrap_or_default()
+    }
+
+    /// The failure to report when it is found to have ended.
+    pub(crate) async fn ended(&self) -> LaunchFailure {
+        // The exit code and the last words may come a moment after the end of one stream.
+        let mut exit = self.half.exit.clone();
+        let ended = async { exit.wait_for(Option::is_some).await.ok().and_then(|code| code.clone()) };
+        let both = async { tokio::join!(ended, self.heard.finished()).0 };
+        let status = match tokio::time::timeout(LAST_WORDS, both).await.ok().flatten() {
+            Some(Ok(code)) => format!("exit code {code}"),
+            Some(Err(error)) => format!("exit code unknown: {error}"),
+            None => "exit code unknown".to_owned(),
+        };
+        let stderr = last(&self.heard);
+        match &*self.heard.phase().borrow() {
+            Phase::Failed { reason } => LaunchFailure::BundleFailed {
+                reason: reason.clone(),
+                stderr,
+            },
+            _ => LaunchFailure::BundleEnded { status, stderr },
+        }
+    }
+}
+
+/// The last lines of the bundle's standard error that an error message can bear.
+fn last(heard: &Heard) -> Vec<String> {
+    let mut lines = heard.stderr();
+    let first = lines.len().saturating_sub(10);
+    lines.split_off(first)
+}
+
+impl Site {
+    /// Creates and starts the bundle and sends it its configuration and tokens.
+    pub(crate) async fn start_bundle(
+        &self,
+        secrets: Secrets,
+        subnets: &BTreeMap<String, String>,
+    ) -> Result<RunningBundle, LaunchFailure> {
+        let half = self.create_half(Role::Bundle, subnets).await?;
+        let heard = Heard::new();
+        let Some(streams) = half.take_streams() else {
+            let source = std::io::Error::other("the bundle was not attached to");
+            return Err(LaunchFailure::BundleInput {
+                source,
+                stderr: Vec::new(),
+            });
+        };
+        self.keep_task(tokio::spawn(heard.clone().read_stdout(streams.stdout)));
+        self.keep_task(tokio::spawn(heard.clone().read_stderr(streams.stderr)));
+        self.start_half(Role::Bundle, &half).await?;
+        let lease = Lease::default();
+        let wait = self.plan.config.lease;
+        self.teardown.push(
+            StepKind::Lease,
+            &*self.plan.slug,
+            end_lease(lease.clone(), heard.clone(), wait),
+        );
+        let bundle = RunningBundle {
+            half,
+            lease,
+            heard,
+            ready: OnceLock::new(),
+        };
+        let mut input = streams.stdin;
+        if let Err(source) = self.send_configuration(&mut input, &secrets).await {
+            // A bundle that ends before it has read everything is the cause, not the broken pipe.
+            if source.kind() != std::io::ErrorKind::TimedOut
+                && tokio::time::timeout(LAST_WORDS, bundle.heard.finished()).await.is_ok()
+            {
+                return Err(bundle.ended().await);
+            }
+            let stderr = last(&bundle.heard);
+            return Err(LaunchFailure::BundleInput { source, stderr });
+        }
+        *bundle.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(input);
+        Ok(bundle)
+    }
+
+    async fn send_configuration(&self, input: &mut Input, secrets: &Secrets) -> std::io::Result<()> {
+        let mut config = serde_json::to_vec(&self.plan.config)?;
+        config.push(b'\n');
+        let tokens = secrets.line(&self.plan.token_env)?;
+        let send = async {
+            input.write_all(&config).await?;
+            input.write_all(&tokens).await?;
+            input.flush().await
+        };
+        match tokio::time::timeout(self.options.ready_within, send).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "the bundle does not read",
+            )),
+        }
+    }
+
+    /// Waits until the bundle says that it is ready.
+    pub(crate) async fn await_ready(&self, bundle: &RunningBundle) -> Result<(), LaunchFailure> {
+        let mut phase = bundle.heard.phase();
+        let limit = self.options.ready_within;
+        // The clone is made inside: what `wait_for` lends cannot be held over an await.
+        let found = async {
+            let found = phase.wait_for(|phase| *phase != Phase::Starting).await;
+            found.map_or(Phase::Ended, |phase| phase.clone())
+        };
+        let Ok(found) = tokio::time::timeout(limit, found).await else {
+            let stderr = last(&bundle.heard);
+            return Err(LaunchFailure::BundleLate { limit, stderr });
+        };
+        match found {
+            Phase::Ready { ca_pem, after_ms } => {
+                let _ = bundle.ready.set((ca_pem, after_ms));
+                Ok(())
+            }
+            Phase::Starting | Phase::Failed { .. } | Phase::Ended => Err(bundle.ended().await),
+        }
+    }
+}
+
+/// Ends the lease and hears the bundle out. One that has no lease, or does not end with it, is left to the next step.
+async fn end_lease(lease: Lease, heard: Arc<Heard>, wait: bool) -> Result<(), String> {
+    drop(lease.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if wait && tokio::time::timeout(LAST_WORDS, heard.finished()).await.is_err() {
+        tracing::debug!("the bundle did not end with its lease");
+    }
+    Ok(())
+}
