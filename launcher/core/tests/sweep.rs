@@ -103,7 +103,7 @@ async fn directories_of_the_dead_go_too() {
         run: None,
     };
     let report = sweep(&fake, &scope).await.unwrap();
-    assert_eq!(report.directories, [dead.clone()]);
+    assert_eq!(report.directories, std::slice::from_ref(&dead));
     assert!(!dead.exists());
     assert!(alive.exists() && foreign.exists() && unknown.exists());
 }
