@@ -5,12 +5,16 @@ use std::io;
 use bottle_policy::{DenyReason, Stage};
 use bytes::BytesMut;
 
+use crate::answer::{self, Answer};
 use crate::conn::{Io, PumpError, pump, write_all};
 use crate::framing::{Body, Written};
 use crate::gate::{About, Destination, Gate, Refusal, Sent};
 use crate::guest::Guest;
 use crate::head::Head;
-use crate::hop::{self, Answer, Hop, Onward};
+use crate::hop::{Hop, Onward};
+
+/// Most addresses tried for one request.
+const ADDRESSES: usize = 3;
 
 /// A request that may go on.
 pub struct Request<'a> {
@@ -46,6 +50,8 @@ enum Answered {
     Whole { reusable: bool },
     /// The protocol is switched.
     Switched,
+    /// Egress refused, or could not reach the upstream; the guest has been sent nothing.
+    Refused(Refusal),
 }
 
 impl Request<'_> {
@@ -67,33 +73,33 @@ impl Request<'_> {
             guest.send(gate, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let mut sent = Sent::new(gate, self.head.method(), self.to, self.nonce);
-        let mut hop = match gate.hop.take().await {
-            Ok(hop) => hop,
-            Err(_) => {
-                sent.refused();
-                return self.unavailable(gate, guest).await;
-            }
-        };
-        let mut result = self.attempt(gate, guest, &mut hop, &mut sent).await;
-        if matches!(&result, Err(Broken::Silent)) && hop.is_used && self.body == Body::Empty {
-            // Egress closed a kept connection just as we used it; nothing of an answer came, so once more on a new one.
-            if let Ok(fresh) = gate.hop.fresh().await {
-                hop = fresh;
-                result = self.attempt(gate, guest, &mut hop, &mut sent).await;
+        let is_bodyless = self.body == Body::Empty;
+        let mut result = self.reach(gate, guest, &mut sent, 0).await;
+        // A name with several addresses: the next one, when the one before could not be connected to. Each was checked.
+        for at in 1..self.to.addresses.len().min(ADDRESSES) {
+            match &result {
+                Ok((Answered::Refused(refusal), _)) if is_bodyless && is_unreached(refusal) => {
+                    result = self.reach(gate, guest, &mut sent, at).await;
+                }
+                _ => break,
             }
         }
         match result {
-            Ok(Answered::Whole { reusable }) => {
+            Ok((Answered::Whole { reusable }, hop)) => {
                 if reusable {
                     gate.hop.give(hop);
                 }
                 let is_over = self.body_is_over() && self.head.keeps_alive();
                 Ok(if is_over { After::Next } else { After::Close })
             }
-            Ok(Answered::Switched) => Ok(After::Switched(hop)),
+            Ok((Answered::Switched, hop)) => Ok(After::Switched(hop)),
+            Ok((Answered::Refused(refusal), _)) => {
+                sent.refused();
+                self.refuse(gate, guest, &refusal).await
+            }
             Err(Broken::Silent) => {
                 sent.refused();
-                self.unavailable(gate, guest).await
+                self.refuse(gate, guest, &unavailable()).await
             }
             Err(Broken::Framing) => {
                 gate.cut_off(Stage::Request, DenyReason::Framing, self.about()).await;
@@ -104,21 +110,50 @@ impl Request<'_> {
         }
     }
 
+    /// Carries the request to the address with this number.
+    async fn reach<S: Io>(
+        &mut self,
+        gate: &Gate,
+        guest: &mut Guest<S>,
+        sent: &mut Sent<'_>,
+        at: usize,
+    ) -> Result<(Answered, Hop), Broken> {
+        let mut hop = gate.hop.take().await.map_err(|_| Broken::Silent)?;
+        sent.address(at);
+        let is_repeatable = self.body == Body::Empty && matches!(self.head.method(), "GET" | "HEAD" | "OPTIONS");
+        match self.attempt(gate, guest, &mut hop, at).await {
+            Err(Broken::Silent) if hop.is_used && is_repeatable => {
+                // Egress closed a kept connection just as we used it; nothing of an answer came, so once more on a new one.
+                hop = gate.hop.fresh().await.map_err(|_| Broken::Silent)?;
+                let answered = self.attempt(gate, guest, &mut hop, at).await?;
+                Ok((answered, hop))
+            }
+            result => result.map(|answered| (answered, hop)),
+        }
+    }
+
     fn about(&self) -> About {
         About::allowed(self.head.method(), &self.to.allowed, self.nonce.map(str::to_owned))
+    }
+
+    fn is_upgrade(&self) -> bool {
+        self.head.is_websocket() && self.body == Body::Empty
     }
 
     fn body_is_over(&self) -> bool {
         matches!(self.body, Body::Empty | Body::Length(0))
     }
 
-    async fn unavailable<S: Io>(&self, gate: &Gate, guest: &mut Guest<S>) -> io::Result<After> {
-        let refusal = unavailable();
-        gate.refused(Stage::Upstream, &refusal, self.about(), true).await;
-        guest
-            .refuse(gate, &refusal, self.head.method() == "HEAD", false)
-            .await?;
-        Ok(After::Close)
+    /// Passes on what keeps the request from being answered.
+    async fn refuse<S: Io>(&self, gate: &Gate, guest: &mut Guest<S>, refusal: &Refusal) -> io::Result<After> {
+        let about = About {
+            address: self.to.addresses.first().copied(),
+            ..self.about()
+        };
+        gate.refused(Stage::Upstream, refusal, about, true).await;
+        let keeps = self.head.keeps_alive() && self.body_is_over();
+        guest.refuse(gate, refusal, self.head.method() == "HEAD", keeps).await?;
+        Ok(if keeps { After::Next } else { After::Close })
     }
 
     async fn attempt<S: Io>(
@@ -126,17 +161,16 @@ impl Request<'_> {
         gate: &Gate,
         guest: &mut Guest<S>,
         hop: &mut Hop,
-        sent: &mut Sent<'_>,
+        at: usize,
     ) -> Result<Answered, Broken> {
         let Guest { source, sink, out, .. } = guest;
         out.clear();
-        let onward = self.onward();
+        let onward = self.onward(at);
         gate.hop.write_head(&onward, self.head.fields(), out);
         let idle = gate.idle();
         if self.body == Body::Empty {
             write_all(&mut hop.sink, out, idle).await.map_err(|_| Broken::Silent)?;
-            let about = self.about();
-            return self.answer(gate, hop_source(hop), sink, out, sent, about).await;
+            return self.answer(gate, &mut hop.source, sink, out).await;
         }
         let mut body = self.body;
         let mut up = std::mem::take(out);
@@ -145,11 +179,10 @@ impl Request<'_> {
         } else {
             Written::Plain
         };
-        let about = self.about();
         let (mut is_uploaded, mut is_broken) = (false, None);
         let result = {
             let upload = pump(source, &mut body, &mut hop.sink, written, &mut up, idle);
-            let download = self.answer(gate, &mut hop.source, sink, out, sent, about);
+            let download = self.answer(gate, &mut hop.source, sink, out);
             tokio::pin!(upload, download);
             loop {
                 tokio::select! {
@@ -178,21 +211,21 @@ impl Request<'_> {
             Answered::Whole { reusable } => Ok(Answered::Whole {
                 reusable: reusable && is_whole,
             }),
-            Answered::Switched => Ok(Answered::Switched),
+            other => Ok(other),
         }
     }
 
-    fn onward(&self) -> Onward<'_> {
+    fn onward(&self, at: usize) -> Onward<'_> {
         Onward {
             method: self.head.method(),
             scheme: self.scheme,
             place: &self.to.place,
             path: self.path,
             host: self.host,
-            address: self.to.addresses[0],
+            address: self.to.addresses[at],
             body: self.body,
             is_h2: false,
-            is_upgrade: self.head.is_websocket() && self.body == Body::Empty,
+            is_upgrade: self.is_upgrade(),
             wants_trailers: false,
         }
     }
@@ -204,39 +237,22 @@ impl Request<'_> {
         source: &mut crate::conn::Source<tokio::net::tcp::OwnedReadHalf>,
         sink: &mut W,
         out: &mut BytesMut,
-        sent: &mut Sent<'_>,
-        about: About,
     ) -> Result<Answered, Broken> {
         let answer = Answer::read(source, gate.idle()).await.map_err(|_| Broken::Silent)?;
         let mut body = answer.body(self.head.method() == "HEAD").map_err(|_| Broken::Silent)?;
         if let Some(name) = answer.refusal() {
-            sent.refused();
             let told = refusal_text(source, body, gate.idle()).await;
-            let refusal = Refusal {
+            return Ok(Answered::Refused(Refusal {
                 status: answer.status,
                 name: name.to_owned(),
                 told,
-            };
-            let about = About {
-                address: self.to.addresses.first().copied(),
-                ..about
-            };
-            gate.refused(Stage::Upstream, &refusal, about, true).await;
-            // The head of ours has the field, which answers of upstreams never have.
-            out.clear();
-            refusal.write(
-                self.head.method() == "HEAD",
-                self.head.keeps_alive() && self.body == Body::Empty,
-                out,
-            );
-            write_all(sink, out, gate.idle()).await.map_err(Broken::Guest)?;
-            return Ok(Answered::Whole { reusable: false });
+            }));
         }
-        if answer.status == 101 && !self.onward().is_upgrade {
+        if answer.status == 101 && !self.is_upgrade() {
             return Err(Broken::Silent);
         }
         out.clear();
-        let to = hop::Guest {
+        let to = answer::Guest {
             is_minor_1: self.head.minor == 1,
             keeps_alive: self.head.keeps_alive(),
         };
@@ -254,8 +270,12 @@ impl Request<'_> {
     }
 }
 
-fn hop_source(hop: &mut Hop) -> &mut crate::conn::Source<tokio::net::tcp::OwnedReadHalf> {
-    &mut hop.source
+/// Whether egress could not connect, so that nothing of the request went out.
+fn is_unreached(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.name.as_str(),
+        "connect-refused" | "connect-timeout" | "connect-failed"
+    )
 }
 
 /// Why an exchange ended early.

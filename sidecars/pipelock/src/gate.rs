@@ -214,7 +214,13 @@ impl Gate {
 
     /// Records that something went on: one by one with a nonce, counted without.
     pub fn passed(&self, stage: Stage, method: &str, to: &Destination, nonce: Option<&str>) {
-        let address = to.addresses.first().copied();
+        self.passed_at(stage, method, to, 0, nonce);
+    }
+
+    /// As [`Gate::passed`], to the address with this number.
+    fn passed_at(&self, stage: Stage, method: &str, to: &Destination, at: usize, nonce: Option<&str>) {
+        // CONNECT dials nothing yet.
+        let address = to.addresses.get(at).copied().filter(|_| stage != Stage::Connect);
         let Some(nonce) = nonce else {
             let method = http::Method::from_bytes(method.as_bytes()).unwrap_or_default();
             let (port, rule) = (to.allowed.port, to.allowed.rule);
@@ -270,6 +276,7 @@ pub struct Sent<'a> {
     method: &'a str,
     to: &'a Destination,
     nonce: Option<&'a str>,
+    at: usize,
     is_refused: bool,
 }
 
@@ -281,8 +288,14 @@ impl<'a> Sent<'a> {
             method,
             to,
             nonce,
+            at: 0,
             is_refused: false,
         }
+    }
+
+    /// It goes to the address with this number.
+    pub fn address(&mut self, at: usize) {
+        self.at = at;
     }
 
     /// It never reached the upstream; the refusal is recorded elsewhere.
@@ -294,7 +307,8 @@ impl<'a> Sent<'a> {
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
         if !self.is_refused {
-            self.gate.passed(Stage::Request, self.method, self.to, self.nonce);
+            self.gate
+                .passed_at(Stage::Request, self.method, self.to, self.at, self.nonce);
         }
     }
 }

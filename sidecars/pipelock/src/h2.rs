@@ -2,38 +2,35 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bottle_policy::{Decision, DenyReason, Stage};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::conn::{Io, Source, write_all};
+use crate::answer::Answer;
+use crate::conn::{Io, write_all};
 use crate::exchange::{refusal_text, unavailable};
-use crate::framing::{Body, Piece, Written, trailer_fields};
+use crate::framing::{Body, Written};
 use crate::front::is_reflecting;
 use crate::gate::{About, Destination, Gate, Refusal, Sent};
 use crate::head::clean_nonce;
-use crate::hop::{Answer, Hop, Onward, REFUSAL_FIELD};
+use crate::hop::{Hop, Onward, REFUSAL_FIELD};
 use crate::inside::Tunnel;
+use crate::reply::{Back, Reply, Upload, append_fields};
 
 /// Streams a guest may have open at a time on one connection.
 const STREAMS: u32 = 128;
 
 /// Frames of a body that wait for the guest.
 const QUEUE: usize = 4;
-
-type Frames = mpsc::Receiver<io::Result<Frame<Bytes>>>;
 
 /// Serves one connection until it ends.
 ///
@@ -351,14 +348,6 @@ fn copy_fields(answer: &Answer, headers: &mut HeaderMap, body: Body) {
     }
 }
 
-fn append_fields(lines: &[u8], headers: &mut HeaderMap) {
-    for (name, value) in trailer_fields(lines).flatten() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-            headers.append(name, value);
-        }
-    }
-}
-
 fn refused(refusal: Refusal) -> Response<Reply> {
     let mut response = Response::new(Reply::Once(Some(Bytes::from(format!("{}\n", refusal.told)))));
     *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::FORBIDDEN);
@@ -371,108 +360,4 @@ fn refused(refusal: Refusal) -> Response<Reply> {
         headers.insert(REFUSAL_FIELD, name);
     }
     response
-}
-
-/// Whether the request's body is through.
-enum Upload {
-    Done(OwnedWriteHalf),
-    Running(oneshot::Receiver<Option<OwnedWriteHalf>>),
-}
-
-/// Carries the answer's body back, then keeps the hop.
-struct Back {
-    gate: Arc<Gate>,
-    source: Source<OwnedReadHalf>,
-    body: Body,
-    frames: mpsc::Sender<io::Result<Frame<Bytes>>>,
-    upload: Upload,
-    keeps: bool,
-}
-
-impl Back {
-    async fn run(mut self) {
-        match self.pass().await {
-            Ok(()) => self.finish().await,
-            Err(error) => drop(self.frames.send(Err(error)).await),
-        }
-    }
-
-    async fn pass(&mut self) -> io::Result<()> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        loop {
-            match self.body.next(&mut self.source.buf).map_err(io::Error::other)? {
-                Piece::Data(length) => {
-                    let data = self.source.buf.split_to(length).freeze();
-                    self.frames.send(Ok(Frame::data(data))).await.map_err(gone)?;
-                }
-                Piece::End(trailers) => {
-                    let mut fields = HeaderMap::new();
-                    append_fields(&trailers, &mut fields);
-                    if !fields.is_empty() {
-                        self.frames.send(Ok(Frame::trailers(fields))).await.map_err(gone)?;
-                    }
-                    return Ok(());
-                }
-                Piece::More => {
-                    if self.source.fill(self.gate.idle()).await? == 0 {
-                        self.keeps = false;
-                        let is_over = self.body == Body::UntilClose;
-                        return if is_over {
-                            Ok(())
-                        } else {
-                            Err(io::ErrorKind::UnexpectedEof.into())
-                        };
-                    }
-                }
-            }
-        }
-    }
-
-    async fn finish(self) {
-        drop(self.frames);
-        let sink = match self.upload {
-            Upload::Done(sink) => Some(sink),
-            Upload::Running(receiver) => receiver.await.ok().flatten(),
-        };
-        if let Some(sink) = sink.filter(|_| self.keeps) {
-            self.gate.hop.give(Hop {
-                source: self.source,
-                sink,
-                is_used: true,
-            });
-        }
-    }
-}
-
-/// A response body.
-enum Reply {
-    Nothing,
-    Once(Option<Bytes>),
-    Frames(Frames, Option<u64>),
-}
-
-impl http_body::Body for Reply {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match self.get_mut() {
-            Self::Nothing => Poll::Ready(None),
-            Self::Once(bytes) => Poll::Ready(bytes.take().filter(|b| b.has_remaining()).map(|b| Ok(Frame::data(b)))),
-            Self::Frames(frames, _) => frames.poll_recv(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Nothing | Self::Once(None))
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::Nothing | Self::Once(None) => http_body::SizeHint::with_exact(0),
-            Self::Once(Some(bytes)) => http_body::SizeHint::with_exact(bytes.len() as u64),
-            Self::Frames(_, Some(length)) => http_body::SizeHint::with_exact(*length),
-            Self::Frames(_, None) => http_body::SizeHint::default(),
-        }
-    }
 }

@@ -19,13 +19,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::answer::{self, Answer};
 use crate::conn::{Io, Prefixed, pump, tunnel, write_all};
 use crate::exchange::{After, Request};
 use crate::front::{self, absolute};
 use crate::gate::{Destination, Gate};
 use crate::guest::Guest;
 use crate::head::{Head, clean_nonce};
-use crate::hop::{self, Answer, Onward};
+use crate::hop::{self, Onward};
 
 /// Port of the admin listener (K-SIDEADM).
 pub const ADMIN_PORT: u16 = 9901;
@@ -288,7 +289,7 @@ pub async fn follow<S: Io>(gate: &Gate, guest: &mut Guest<S>, request: Request<'
         let mut body = answer.body(method == "HEAD")?;
         let written = answer.write_head(
             body,
-            hop::Guest {
+            answer::Guest {
                 is_minor_1: true,
                 keeps_alive: false,
             },

@@ -6,6 +6,7 @@
 //! anything else (but name servers), never sees a token, and never tunnels what it has not read.
 #![warn(missing_docs)]
 
+mod answer;
 mod conn;
 mod exchange;
 mod framing;
@@ -18,6 +19,7 @@ mod hop;
 mod inside;
 #[cfg(feature = "leaky")]
 mod leaky;
+mod reply;
 
 use std::fmt;
 use std::io;

@@ -278,3 +278,18 @@ async fn requests_without_a_nonce_are_counted() {
     // One connection of the hop served them all, and no look-up was repeated.
     assert_eq!(stage.looked_up.lock().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn the_next_address_is_tried_for_a_request_without_a_body() {
+    let mut stage = Stage::new().await;
+    let answer = stage
+        .say(b"GET http://two.test/ HTTP/1.1\r\nHost: two.test\r\nX-Bottle-Nonce: n6\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let record = stage.rule("allow-name").await;
+    assert_eq!(record.address, Some("198.51.100.7".parse().unwrap()));
+    let answer = stage
+        .say(b"POST http://two.test/ HTTP/1.1\r\nHost: two.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+}

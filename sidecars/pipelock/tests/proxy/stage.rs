@@ -158,6 +158,7 @@ fn config(resolver: SocketAddr) -> BundleConfig {
                 rule("private.test", &[443, 80]),
                 rule("split.test", &[80]),
                 rule("gone.test", &[80]),
+                rule("two.test", &[80]),
                 rule("refused.test", &[80]),
                 rule("198.51.100.9", &[443]),
             ],
@@ -195,6 +196,7 @@ async fn name_server(log: Arc<Mutex<Vec<String>>>, serving: &mut tokio::task::Jo
                 "private.test." => &[Ipv4Addr::new(10, 0, 0, 1)],
                 "split.test." => &[good, Ipv4Addr::LOCALHOST],
                 "gone.test." => &[],
+                "two.test." => &[Ipv4Addr::new(203, 0, 113, 66), good],
                 _ => &[good],
             };
             if found.is_empty() {
@@ -255,6 +257,8 @@ async fn answer(stream: &mut TcpStream, seen: &Mutex<Vec<String>>) -> Option<()>
             "HTTP/1.1 502 Bad\r\nx-bottle-refusal: upstream-certificate\r\ncontent-length: {}\r\n\r\n{told}",
             told.len()
         )
+    } else if head.contains("x-bottle-address: 203.0.113.66") {
+        "HTTP/1.1 502 Bad\r\nx-bottle-refusal: connect-refused\r\ncontent-length: 2\r\n\r\nno".to_owned()
     } else if head.contains("/echo") {
         format!(
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{}\r\n0\r\nx-trailer: t\r\n\r\n",
