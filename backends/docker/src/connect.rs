@@ -13,6 +13,9 @@ const FIRST: Duration = Duration::from_secs(10);
 /// Limit that the client library puts on a request; the calls here have shorter ones of their own. `wait` is answered at
 /// once (headers) and read without a limit.
 const LIBRARY_LIMIT: u64 = 600;
+/// Oldest engine API: 1.41, engine 20.10, the oldest one tried. An older engine may report options (`inhibit_ipv4`) that its
+/// drivers do not know, so reading them back would prove nothing.
+const OLDEST_API: (usize, usize) = (1, 41);
 
 impl Docker {
     /// Connects to the engine that `DOCKER_HOST` names, or else to the first socket there is of `/var/run/docker.sock`,
@@ -59,6 +62,8 @@ impl Docker {
         let client = call("negotiate version", FIRST, client.negotiate_version())
             .await
             .map_err(|error| explain(&error.problem))?;
+        let api = client.client_version();
+        recent_enough((api.major_version, api.minor_version))?;
         let info = call("info", QUICK, client.info()).await?;
         let seccomp = confines(info.security_options.as_deref().unwrap_or_default());
         Ok(Self {
@@ -67,6 +72,17 @@ impl Docker {
             seccomp,
         })
     }
+}
+
+fn recent_enough(api: (usize, usize)) -> Result<(), BackendError> {
+    if api >= OLDEST_API {
+        return Ok(());
+    }
+    let problem = format!(
+        "the engine speaks API {}.{}, but {}.{} (Docker 20.10) or later is needed: update the engine",
+        api.0, api.1, OLDEST_API.0, OLDEST_API.1
+    );
+    Err(failed("connect to the engine", BackendErrorKind::Refused, problem))
 }
 
 fn default_socket() -> PathBuf {
@@ -104,6 +120,18 @@ mod tests {
     fn seccomp_by_default(#[case] options: &[&str], #[case] expected: bool) {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         assert_eq!(confines(&options), expected);
+    }
+
+    #[test]
+    fn an_old_engine_is_refused() {
+        let error = recent_enough((1, 40)).unwrap_err();
+        assert_eq!(error.kind, BackendErrorKind::Refused);
+        assert!(
+            error.problem.contains("1.40") && error.problem.contains("1.41"),
+            "{error}"
+        );
+        assert_eq!(recent_enough((1, 41)), Ok(()));
+        assert_eq!(recent_enough((2, 0)), Ok(()));
     }
 
     #[tokio::test]

@@ -265,3 +265,79 @@ async fn state_files_are_private_and_never_overwrite() {
     assert!(bottle.close().await.is_clean());
     assert!(nothing_in(&state));
 }
+
+#[tokio::test]
+async fn the_guest_starts_last_unless_the_plan_says_otherwise() {
+    for bundle_first in [true, false] {
+        let (fake, state) = (Fake::new(BackendKind::Docker), state());
+        let mut plan = plan();
+        plan.lifecycle.bundle_first = bundle_first;
+        let guest = plan.guest.name.clone();
+        let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
+        let guest_id = fake
+            .resources()
+            .into_iter()
+            .find(|resource| resource.name == guest)
+            .unwrap()
+            .id;
+        let starts: Vec<String> = fake
+            .calls()
+            .into_iter()
+            .filter(|call| call.starts_with("start "))
+            .collect();
+        let expected = if bundle_first { 1 } else { 0 };
+        assert_eq!(starts.len(), 2);
+        assert_eq!(
+            starts.iter().position(|call| *call == format!("start {guest_id}")),
+            Some(expected)
+        );
+        assert_eq!(bottle.ca_pem(), "FAKE");
+        assert!(bottle.close().await.is_clean());
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_kept_stays_alone() {
+    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let mut plan = plan();
+    let file = |name: &str, keep| bottle_plan::StateFile {
+        name: name.to_owned(),
+        content: String::new(),
+        mode: 0o644,
+        keep,
+    };
+    plan.state = vec![file("kept", true), file("gone", false)];
+    let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
+    assert!(bottle.close().await.is_clean());
+    let left: Vec<_> = std::fs::read_dir(bottle.state())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["kept"]);
+}
+
+#[tokio::test]
+async fn a_state_directory_that_others_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let bottles = state.path().join("bottles");
+    std::fs::create_dir(&bottles).unwrap();
+    std::fs::set_permissions(&bottles, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = try_launch(&fake, plan(), state.path()).await.err().unwrap();
+    assert!(matches!(error.failure, LaunchFailure::State { .. }), "{error}");
+    assert_eq!(fake.resources(), []);
+}
+
+#[tokio::test]
+async fn tokens_are_nowhere_but_on_the_bundles_input() {
+    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let bottle = try_launch(&fake, plan(), state.path()).await.unwrap();
+    let mut seen = format!("{:?} {:?} {:?}", fake.calls(), fake.resources(), bottle.guest());
+    seen.push_str(&format!("{:?} {:?}", bottle.bundle(), secrets()));
+    for entry in std::fs::read_dir(bottle.state()).unwrap() {
+        seen.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    assert!(seen.contains("TEST_TOKEN"));
+    assert!(!seen.contains("a-token-of-the-test"));
+    assert!(bottle.close().await.is_clean());
+}
