@@ -168,3 +168,57 @@ pub struct Guest {
 fn invalid() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/1.1 response")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use tokio::io::AsyncWriteExt;
+
+    async fn read(text: &'static str) -> io::Result<Answer> {
+        // A pipe of one byte: the reader never sees more at once.
+        let (mut egress, guest) = tokio::io::duplex(1);
+        tokio::spawn(async move { egress.write_all(text.as_bytes()).await });
+        Answer::read(&mut Source::new(guest, BytesMut::new()), Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn one_byte_at_a_time() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc";
+        let answer = read(text).await.unwrap();
+        assert_eq!((answer.status, answer.body(false).unwrap()), (200, Body::Length(3)));
+        assert_eq!(answer.body(true).unwrap(), Body::Empty);
+    }
+
+    #[rstest]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\n")]
+    #[case("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n")]
+    #[case("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n")]
+    #[tokio::test]
+    async fn ambiguous_bodies(#[case] text: &'static str) {
+        assert!(read(text).await.unwrap().body(false).is_err());
+    }
+
+    #[rstest]
+    #[case("HTTP/1.1 2x0 OK\r\n\r\n")]
+    #[case("HTTP/2 200 OK\r\n\r\n")]
+    #[case("HTTP/1.1 200 OK\n\n")]
+    #[case("HTTP/1.1 200 OK\r\n")]
+    #[case("")]
+    #[tokio::test]
+    async fn no_answers(#[case] text: &'static str) {
+        assert!(read(text).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_failures_are_refusals() {
+        let ok = read("HTTP/1.1 200 OK\r\nx-bottle-refusal: upstream-tls\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(ok.refusal(), None);
+        let bad = read("HTTP/1.1 502 Bad\r\nx-bottle-refusal: upstream-tls\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(bad.refusal(), Some("upstream-tls"));
+    }
+}

@@ -48,7 +48,10 @@ impl<R: AsyncRead + Unpin> Source<R> {
     /// # Errors
     /// The reader's, and `TimedOut`.
     pub async fn fill(&mut self, within: Duration) -> io::Result<usize> {
-        self.buf.reserve(STEP);
+        // A buffer serves several small messages before it is replaced, and bulk is still read in large steps.
+        if self.buf.capacity() - self.buf.len() < STEP / 4 {
+            self.buf.reserve(STEP);
+        }
         let mut limited = (&mut self.io).take(STEP as u64);
         timeout(within, limited.read_buf(&mut self.buf))
             .await

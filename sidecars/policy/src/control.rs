@@ -12,7 +12,8 @@ pub enum Control {
     AllowList,
     /// Address rules on what a name resolves to, and dialling just the checked address (K-PX-NAMEONLY).
     ResolvedAddress,
-    /// One strict normalisation of names (K-PX-LAXHOST: plain `ends_with`, cut at NUL, no care for dots, case and IDN).
+    /// One strict normalisation of names (K-PX-LAXHOST: the allowed names are looked for anywhere in the text, byte for byte; the text is then cut at
+    /// NUL and the like and dialled; no care for dots, case and IDN).
     StrictName,
     /// Address spellings are recognised before the check (K-PX-LAXIP: inet_aton rules are applied after it).
     StrictAddress,

@@ -253,5 +253,8 @@ proptest! {
 #[case("allowed.test:443", "allowed.test:80", "authority-mismatch")]
 #[case("evil.test:443", "allowed.test:443", "authority-mismatch")]
 fn connect_and_host(#[case] authority: &str, #[case] host: &str, #[case] expected: &str) {
-    assert_eq!(verdict(rules().connect(authority.as_bytes(), Some(host.as_bytes()))), expected);
+    assert_eq!(
+        verdict(rules().connect(authority.as_bytes(), Some(host.as_bytes()))),
+        expected
+    );
 }
