@@ -5,7 +5,7 @@ use std::time::Duration;
 use probe_spec::Action;
 
 use crate::notes::{Done, NotIssued, Run};
-use crate::{capability, dns, hardening, talk, traffic};
+use crate::{capability, dns, fetch, files, find, hardening, listen, sockets, sweep, talk, tamper, traffic};
 
 /// Attempts an action; what it meets goes to the notes of `run`.
 pub fn attempt(run: &Run, action: &Action) -> Done {
@@ -36,7 +36,30 @@ pub fn attempt(run: &Run, action: &Action) -> Done {
         Action::Syscall { name } => hardening::forbidden_call(run, name),
         Action::NoNewPrivileges { helper } => hardening::no_new_privileges(run, *helper),
         Action::Descriptors { of } => hardening::descriptors(run, *of),
-        _ => Err(NotIssued::Unfit("this agent does not know this action".to_owned())),
+        Action::Fetch {
+            url,
+            env,
+            connect_to,
+            fields,
+        } => fetch::fetch(run, url, env, connect_to.as_deref(), fields),
+        Action::Sweep {
+            to,
+            first,
+            last,
+            send,
+            declared,
+            open_is_finding,
+        } => sweep::sweep(run, (to, *first, *last), send, declared, *open_is_finding),
+        Action::Tamper { what } => tamper::tamper(run, *what),
+        Action::Find { place, needles, marker } => find::find(run, *place, needles, marker),
+        Action::FindFiles { paths, marker } => files::find_files(run, paths, marker),
+        Action::WriteEverywhere { text, below } => files::write_everywhere(run, text, below),
+        Action::UnixSockets {
+            protocol,
+            paths,
+            declared,
+        } => sockets::unix_sockets(run, *protocol, paths, declared),
+        Action::Listen { ports, addresses } => listen::listen(run, ports, addresses),
     }
 }
 

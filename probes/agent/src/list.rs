@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use probe_spec::{AgentCase, AgentList, AgentReady, Attempt, Nonce};
@@ -36,12 +35,10 @@ pub fn main(args: &[String]) -> ExitCode {
     if !batch_fits {
         return bad_input("expected no arguments or `--batch NONCE`");
     }
-    let lines = Lines::default();
-    if lines
-        .write(&AgentReady {
-            ready: std::process::id(),
-        })
-        .is_err()
+    if write_line(&AgentReady {
+        ready: std::process::id(),
+    })
+    .is_err()
     {
         return ExitCode::from(NO_OUTPUT);
     }
@@ -49,7 +46,7 @@ pub fn main(args: &[String]) -> ExitCode {
         Ok(list) => list,
         Err(reason) => return bad_input(&reason),
     };
-    match attempt_all(&list, &lines) {
+    match attempt_all(&list) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The reader is gone, and with it everybody who could be told.
@@ -62,20 +59,13 @@ pub fn main(args: &[String]) -> ExitCode {
     }
 }
 
-/// One writer for all lines, each flushed as a whole.
-#[derive(Default)]
-pub struct Lines(Mutex<()>);
-
-impl Lines {
-    /// Writes one JSON line.
-    pub fn write(&self, value: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(value).map_err(io::Error::other)?;
-        line.push(b'\n');
-        let _turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = io::stdout().lock();
-        out.write_all(&line)?;
-        out.flush()
-    }
+/// Writes one JSON line to standard output, as a whole and at once. The lock on standard output serialises all writers.
+pub fn write_line(value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value).map_err(io::Error::other)?;
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line)?;
+    out.flush()
 }
 
 /// Attempts one case within its limit.
@@ -121,11 +111,11 @@ pub fn attempt_one(case: &AgentCase) -> Attempt {
 }
 
 /// Attempts all cases, at most `parallel` at a time.
-fn attempt_all(list: &AgentList, lines: &Lines) -> io::Result<()> {
+fn attempt_all(list: &AgentList) -> io::Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> io::Result<()> {
         while let Some(case) = list.cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-            lines.write(&attempt_one(case))?;
+            write_line(&attempt_one(case))?;
         }
         Ok(())
     };

@@ -11,26 +11,46 @@
 mod attempt;
 mod capability;
 mod dns;
+mod fetch;
+mod files;
+mod find;
+mod find_processes;
 mod h2;
+mod hammer;
 mod hardening;
 mod http;
+mod leak;
 mod list;
+mod listen;
+mod needles;
 mod netlink;
 mod notes;
 mod resolve;
 mod scratch;
+mod sockets;
 mod status;
+mod sweep;
 mod syscall;
 mod talk;
+mod tamper;
 mod template;
 mod tls;
 mod traffic;
 mod wait;
+mod walk;
 mod wire;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bottle-probe list [--batch NONCE] | wait [IGNORED..]";
+const USAGE: &str = "usage: bottle-probe COMMAND
+  list [--batch NONCE]        attempt the cases of the list on standard input, one JSON line each
+  wait [IGNORED..]            sleep until TERM
+  listen --ports PORT[,PORT..] [--addresses ADDRESS[,ADDRESS..]]
+                              print a JSON line for every nonce that arrives
+  hammer [FILE]               repeat the cases in BOTTLE_HAMMER (base64 of JSON) or in FILE until TERM
+  leak-fd DIRECTORY -- COMMAND [ARGUMENT..]
+                              run a command with a directory left open
+  setuid-helper               print identity and capabilities";
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os()
@@ -41,6 +61,9 @@ fn main() -> ExitCode {
     match command.as_str() {
         "list" => list::main(&args),
         "wait" => wait::main(),
+        "listen" => listen::main(&args),
+        "hammer" => hammer::main(&args),
+        "leak-fd" => leak::main(&args),
         "setuid-helper" => hardening::setuid_helper(),
         _ => {
             eprintln!("{USAGE}");

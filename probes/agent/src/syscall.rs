@@ -244,13 +244,22 @@ pub fn load_bpf(program_type: u32) -> io::Result<i64> {
     )
 }
 
-/// `setsockopt` with a value of any shape. The kernel reads `value` only.
-pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<i64> {
+/// `setsockopt` with a value of any shape.
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<i64> {
     let fd = c_long::from(socket.as_raw_fd());
     call(
         libc::SYS_setsockopt,
         [fd, level.into(), name.into(), address(value), value.len() as c_long, 0],
     )
+}
+
+/// Replaces an iptables table. The kernel writes the counters of the old one where the pointer in `replace` says.
+pub fn replace_table(socket: BorrowedFd<'_>, option: i32, replace: &[u8], counters: u32) -> io::Result<i64> {
+    const POINTER: usize = crate::tamper::REPLACE_POINTER;
+    let mut old = vec![[0u64; 2]; counters as usize];
+    let mut replace = replace.to_vec();
+    replace[POINTER..POINTER + 8].copy_from_slice(&(old.as_mut_ptr() as u64).to_ne_bytes());
+    set_option(socket, libc::IPPROTO_IP, option, &replace)
 }
 
 /// `getsockopt` into `value`.

@@ -74,11 +74,6 @@ impl Words {
     }
 }
 
-/// Whether what `template` stands for carries the case's nonce.
-pub fn carries_nonce(template: &str) -> bool {
-    template.contains("{nonce}")
-}
-
 /// Splits at the brace that closes an already opened one.
 fn enclosed(text: &str) -> Option<(&str, &str)> {
     let mut depth = 1usize;
@@ -158,7 +153,6 @@ pub mod tests {
             [words.nonce.clone(), words.ok.clone()]
         );
         assert!(Nonce::find_all(&words.bytes("{rot:{nonce}}").expect("fills in")).is_empty());
-        assert!(carries_nonce("x{b64:{nonce}}") && !carries_nonce("{ok}"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! did what an escaping program would do. The trace has the errno.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -185,7 +185,7 @@ fn outcome<T: std::fmt::Debug>(call: &str, result: io::Result<T>) -> String {
 mod tests {
     use super::*;
     use crate::notes::tests::run;
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
     #[test]
     fn tcp_delivers_and_reads() {

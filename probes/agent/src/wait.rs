@@ -20,3 +20,14 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+/// Ends the whole process with 0 at the first of these signals, while the caller goes on.
+pub fn end_on_signal() {
+    // Where no thread can be started, TERM still ends everything but process 1.
+    let _ = std::thread::Builder::new().stack_size(64 << 10).spawn(|| {
+        if let Ok(mut signals) = Signals::new([SIGTERM, SIGINT, SIGHUP]) {
+            signals.forever().next();
+            std::process::exit(0);
+        }
+    });
+}

@@ -1,0 +1,233 @@
+//! Action `Sweep`: every port of a range, quickly.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Resource;
+use socket2::{Domain, Socket, Type};
+
+use crate::notes::{Done, NotIssued, Run, errno};
+use crate::resolve;
+
+/// Connections at a time, if the descriptor limit bears them.
+const BATCH: u64 = 512;
+/// How long a batch is waited for; the shorter one after a batch in which nothing answered, since a black hole is likely then.
+const PATIENCE: Duration = Duration::from_millis(400);
+const IMPATIENCE: Duration = Duration::from_millis(100);
+
+/// Connects to `first..=last`, sends to each port that accepts.
+pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], open_is_finding: bool) -> Done {
+    let (to, first, last) = range;
+    let bytes = run.words.bytes(send)?;
+    let to = run.words.text(to)?;
+    let target = if to.contains(':') && !to.starts_with('[') {
+        format!("[{to}]:0")
+    } else {
+        format!("{to}:0")
+    };
+    let Some(address) = resolve::addresses(run, &target)?.first().copied() else {
+        return Ok(());
+    };
+    let spare = rustix::process::getrlimit(Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX)
+        .saturating_sub(64);
+    let batch = BATCH.min(spare).max(16) as usize;
+    if !declared.is_empty() {
+        run.notes.marker(false);
+    }
+    let ports: Vec<u16> = (first..=last).collect();
+    let mut sweep = Sweep {
+        run,
+        bytes,
+        open: Vec::new(),
+        failed: BTreeMap::new(),
+        patience: PATIENCE,
+    };
+    for (at, ports) in ports.chunks(batch).enumerate() {
+        if run.is_over() {
+            run.trace(format!("{} ports of {} tried", at * batch, last - first));
+            return Err(NotIssued::CutOff("the last port"));
+        }
+        sweep.batch(address, ports)?;
+    }
+    for port in &sweep.open {
+        if declared.contains(port) {
+            run.notes.marker(true);
+        } else if open_is_finding {
+            run.notes.finding(format!("port {port} of {} is open", address.ip()));
+        }
+    }
+    run.trace(format!(
+        "{} of {} ports open: {:?}",
+        sweep.open.len(),
+        ports.len(),
+        &sweep.open[..sweep.open.len().min(20)]
+    ));
+    run.trace(format!("the others: {:?}", sweep.failed));
+    Ok(())
+}
+
+struct Sweep<'a> {
+    run: &'a Run,
+    bytes: Vec<u8>,
+    open: Vec<u16>,
+    /// How often connecting failed, by error.
+    failed: BTreeMap<String, u32>,
+    patience: Duration,
+}
+
+impl Sweep<'_> {
+    fn batch(&mut self, mut address: SocketAddr, ports: &[u16]) -> Done {
+        let mut pending = Vec::with_capacity(ports.len());
+        for port in ports {
+            address.set_port(*port);
+            match start(address) {
+                Ok((socket, true)) => self.accepted(*port, &socket),
+                Ok((socket, false)) => pending.push((*port, socket)),
+                // Out of descriptors is the agent's own trouble: the port was not tried.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                    ) =>
+                {
+                    return Err(NotIssued::Agent(format!(
+                        "no socket for port {port}: {}",
+                        errno(&error)
+                    )));
+                }
+                Err(error) => self.failed(&error),
+            }
+        }
+        let (waiting, end) = (pending.len(), Instant::now() + self.run.within(self.patience));
+        while !pending.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            let ready = wait(&pending, left).map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
+            if ready.is_empty() {
+                break;
+            }
+            // From behind: removing must not move those that are still to be removed.
+            for at in ready.into_iter().rev() {
+                let (port, socket) = pending.swap_remove(at);
+                match socket.take_error() {
+                    Ok(None) => self.accepted(port, &socket),
+                    Ok(Some(error)) | Err(error) => self.failed(&error),
+                }
+            }
+        }
+        self.patience = if waiting > 0 && pending.len() == waiting {
+            IMPATIENCE
+        } else {
+            PATIENCE
+        };
+        if !pending.is_empty() {
+            *self.failed.entry("no answer".to_owned()).or_default() += pending.len() as u32;
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, port: u16, mut socket: &Socket) {
+        let ends = (socket.local_addr().ok(), socket.peer_addr().ok());
+        let ends = (
+            ends.0.and_then(|end| end.as_socket()),
+            ends.1.and_then(|end| end.as_socket()),
+        );
+        // On the agent's own address a socket can meet itself: the port that it was given is the one it asks for.
+        if ends.1.is_none() || ends.0 == ends.1 {
+            *self.failed.entry("met itself".to_owned()).or_default() += 1;
+            return;
+        }
+        self.open.push(port);
+        // Whether it arrives is for the witness to say.
+        let _ = socket.write_all(&self.bytes);
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        *self.failed.entry(errno(error)).or_default() += 1;
+    }
+}
+
+/// Begins to connect; whether it is connected already.
+fn start(address: SocketAddr) -> io::Result<(Socket, bool)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => Ok((socket, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((socket, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Indices of sockets that are decided, in order.
+fn wait(pending: &[(u16, Socket)], time: Duration) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<PollFd<'_>> = pending
+        .iter()
+        .map(|(_, socket)| PollFd::new(socket, PollFlags::OUT))
+        .collect();
+    let time = Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    match poll(&mut polled, Some(&time)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(polled
+        .iter()
+        .enumerate()
+        .filter(|(_, fd)| !fd.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notes::tests::run;
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
+    #[test]
+    fn all_ports_are_tried_in_time_and_open_ones_are_told() {
+        let declared = TcpListener::bind("127.0.0.77:0").expect("binds");
+        let other = TcpListener::bind("127.0.0.77:0").expect("binds");
+        let port = |listener: &TcpListener| listener.local_addr().expect("has an address").port();
+        let (declared_port, other_port) = (port(&declared), port(&other));
+        let run = run(30_000);
+        let begun = Instant::now();
+        sweep(&run, ("127.0.0.77", 1, 65535), "{nonce}", &[declared_port], true).expect("is issued");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        let content = run.notes.content();
+        assert_eq!(content.marker_found, Some(true));
+        let expected = format!("port {other_port} of 127.0.0.77 is open");
+        assert!(
+            content.findings.contains(&expected),
+            "{:?} {:?}",
+            content.findings,
+            content.trace
+        );
+        let mut got = String::new();
+        other
+            .accept()
+            .expect("accepts")
+            .0
+            .read_to_string(&mut got)
+            .expect("reads");
+        assert_eq!(got, run.words.nonce.as_str());
+    }
+
+    #[test]
+    fn undeclared_ports_are_fine_where_a_witness_decides() {
+        let listener = TcpListener::bind("127.0.0.78:0").expect("binds");
+        let port = listener.local_addr().expect("has an address").port();
+        let run = run(5000);
+        sweep(&run, ("127.0.0.78", port, port), "x", &[], false).expect("is issued");
+        let content = run.notes.content();
+        assert!(content.findings.is_empty() && content.marker_found.is_none());
+    }
+}
