@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bottle_policy::{Decision, DenyReason, Stage};
+use bottle_policy::{Decision, DenyReason, Rules, Stage};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -40,9 +41,11 @@ pub async fn serve<S: Io>(io: S, gate: Arc<Gate>, tunnel: Arc<Tunnel>) -> io::Re
     let head = u32::try_from(gate.limits.head_bytes).unwrap_or(u32::MAX);
     let service = {
         let gate = gate.clone();
+        let served = AtomicU64::new(tunnel.served);
         service_fn(move |request| {
             let (gate, tunnel) = (gate.clone(), tunnel.clone());
-            async move { Ok::<_, Infallible>(stream(gate, tunnel, request).await) }
+            let number = served.fetch_add(1, Ordering::Relaxed);
+            async move { Ok::<_, Infallible>(stream(gate, tunnel, request, number).await) }
         })
     };
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -54,8 +57,8 @@ pub async fn serve<S: Io>(io: S, gate: Arc<Gate>, tunnel: Arc<Tunnel>) -> io::Re
         .map_err(io::Error::other)
 }
 
-/// One stream.
-async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>) -> Response<Reply> {
+/// One stream, the one with this number on its connection.
+async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>, number: u64) -> Response<Reply> {
     let nonce = request
         .headers()
         .get(bottle_policy::NONCE_FIELD)
@@ -63,7 +66,7 @@ async fn stream(gate: Arc<Gate>, tunnel: Arc<Tunnel>, request: Request<Incoming>
     let nonce = nonce.or_else(|| tunnel.nonce.clone());
     let method = request.method().as_str().to_owned();
     let named = named(&request);
-    let allowed = match decide(&gate, &tunnel, &request, &named) {
+    let allowed = match decide(gate.rules(number), &tunnel, &request, &named) {
         Ok(allowed) => allowed,
         Err(reason) => {
             let text = named.last().map_or(&b""[..], Vec::as_slice);
@@ -113,7 +116,7 @@ fn named(request: &Request<Incoming>) -> Vec<Vec<u8>> {
 }
 
 fn decide(
-    gate: &Gate,
+    rules: &Rules,
     tunnel: &Tunnel,
     request: &Request<Incoming>,
     named: &[Vec<u8>],
@@ -126,10 +129,7 @@ fn decide(
         return Err(DenyReason::Scheme);
     }
     let named: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
-    match gate
-        .rules(tunnel.served)
-        .inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named)
-    {
+    match rules.inner(&tunnel.to.allowed, tunnel.sni.as_deref(), &named) {
         Decision::Allow(allowed) => Ok(allowed),
         Decision::Deny(reason) => Err(reason),
     }
