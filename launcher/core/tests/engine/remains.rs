@@ -4,20 +4,37 @@ use std::collections::BTreeMap;
 
 use bottle_backend::{Backend, Labels, Role};
 use bottle_docker::Docker;
-use bottle_launch::{Owner, SweepScope, labels, sweep};
+use bottle_launch::{SweepScope, labels, sweep};
 use bottle_plan::{LABEL_OWNER_PID, LABEL_OWNER_START, MountSource, NetworkMode};
 
 use crate::fixture::{engine, image, left, routed, slug};
 
-/// Labels of a launcher that ran here and is gone.
-fn dead(slug: &str, run: &str) -> Labels {
-    let mut labels = labels(slug, run, "guest");
-    let mut child = std::process::Command::new("true").spawn().unwrap();
-    let pid = child.id().to_string();
-    child.wait().unwrap();
-    labels.insert(LABEL_OWNER_PID.to_owned(), pid);
-    labels.insert(LABEL_OWNER_START.to_owned(), "1".to_owned());
-    labels
+/// A launcher that lives until it is killed: other tests sweep too, and must not take what is still being made.
+struct Launcher(std::process::Child);
+
+impl Launcher {
+    fn start() -> Self {
+        Self(std::process::Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    fn labels(&self, slug: &str, run: &str) -> Labels {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        let mut labels = labels(slug, run, "guest");
+        labels.insert(LABEL_OWNER_PID.to_owned(), self.0.id().to_string());
+        labels.insert(
+            LABEL_OWNER_START.to_owned(),
+            rest.split_whitespace().nth(19).unwrap().to_owned(),
+        );
+        labels
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// Networks, a volume and a running container of one slug.
@@ -51,12 +68,21 @@ async fn a_dead_launchers_remains_go_and_a_live_ones_stay() {
     let image = image();
     engine.load_image(&image.reference, image.archive).await.unwrap();
     let run = format!("sweep-{}", slug());
-    let gone = make(&engine, &dead(&slug(), &run)).await;
+    let launcher = Launcher::start();
+    let gone = make(&engine, &launcher.labels(&slug(), &run)).await;
     let alive = make(&engine, &labels(&slug(), &run, "guest")).await;
     assert_eq!(
         (left(&*engine, &gone).await.len(), left(&*engine, &alive).await.len()),
         (3, 3)
     );
+
+    let scope = SweepScope {
+        state_dir: None,
+        run: Some(run.clone()),
+    };
+    let early = sweep(&*engine, &scope).await.unwrap();
+    assert_eq!((early.removed.len(), early.alive), (0, 6));
+    drop(launcher);
 
     // Two sweeps at once, as when two launchers start together.
     let scope = SweepScope {
@@ -77,10 +103,4 @@ async fn a_dead_launchers_remains_go_and_a_live_ones_stay() {
         engine.remove(&resource).await.unwrap();
     }
     assert_eq!(left(&*engine, &alive).await, Vec::<String>::new());
-}
-
-#[test]
-fn the_dead_owner_of_these_tests_is_one() {
-    let owner = Owner::of(&dead("slug", "run")).unwrap();
-    assert_eq!(owner.state(), bottle_launch::OwnerState::Dead);
 }
