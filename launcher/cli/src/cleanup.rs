@@ -1,10 +1,12 @@
 //! `bottle cleanup`.
 
+use bottle_backend::ResourceKind;
 use bottle_docker::Docker;
-use bottle_launch::{SweepScope, sweep};
+use bottle_launch::{SweepReport, SweepScope, sweep};
 
 use crate::failure::Failure;
 use crate::host::state_dir;
+use crate::plan::print;
 
 /// Removes what dead launchers left and says what it was.
 pub async fn cleanup() -> Result<u8, Failure> {
@@ -14,31 +16,44 @@ pub async fn cleanup() -> Result<u8, Failure> {
         run: None,
     };
     let report = sweep(&docker, &scope).await?;
-    for resource in &report.removed {
-        println!(
-            "removed {} {}",
-            format!("{:?}", resource.kind).to_lowercase(),
-            resource.name
-        );
-    }
-    for directory in &report.directories {
-        println!("removed directory {}", directory.display());
-    }
-    if report.removed.is_empty() && report.directories.is_empty() && report.failed.is_empty() {
-        println!("nothing to remove");
-    }
-    if report.alive > 0 {
-        println!("{} objects belong to bottles that run, and stay", report.alive);
-    }
-    if report.foreign > 0 {
-        println!(
-            "{} objects belong to launchers that cannot be looked up from here, and stay",
-            report.foreign
-        );
-    }
+    print(&told(&report))?;
     if report.failed.is_empty() {
         return Ok(0);
     }
     let failed = report.failed.iter().map(|(what, problem)| format!("{what}: {problem}"));
     Err(Failure::LeftBehind(failed.collect()))
+}
+
+fn told(report: &SweepReport) -> String {
+    let mut lines = Vec::new();
+    for resource in &report.removed {
+        let kind = match resource.kind {
+            ResourceKind::Container => "container",
+            ResourceKind::Network => "network",
+            ResourceKind::Volume => "volume",
+        };
+        lines.push(format!("removed {kind} {}\n", resource.name));
+    }
+    lines.extend(
+        report
+            .directories
+            .iter()
+            .map(|path| format!("removed directory {}\n", path.display())),
+    );
+    if lines.is_empty() && report.failed.is_empty() {
+        lines.push("nothing to remove\n".to_owned());
+    }
+    if report.alive > 0 {
+        lines.push(format!(
+            "{} objects belong to bottles that run, and stay\n",
+            report.alive
+        ));
+    }
+    if report.foreign > 0 {
+        lines.push(format!(
+            "{} objects belong to launchers that cannot be looked up from here, and stay\n",
+            report.foreign
+        ));
+    }
+    lines.concat()
 }

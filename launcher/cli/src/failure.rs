@@ -16,6 +16,13 @@ pub const EXIT_FAILURE: u8 = 70;
 /// Stopped by a signal before the command had ended (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
+/// Says something on standard error. Unlike `eprintln!` it does not panic when nobody listens there any more: what is
+/// under way then is often the way out.
+pub fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "bottle: {text}");
+}
+
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -72,6 +79,9 @@ pub enum Failure {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The sidecars ended before the command, which then has no way out and is ended too.
+    #[error("the bundle ended while the command ran, and the command was ended with it{}", last_words(.0))]
+    BundleEnded(Vec<String>),
     /// Something could not be removed.
     #[error("could not remove: {}", .0.join("; "))]
     LeftBehind(Vec<String>),
@@ -91,7 +101,7 @@ impl Failure {
                 LaunchFailure::Backend { source, .. } => engine_code(source),
                 _ => EXIT_FAILURE,
             },
-            Self::NoBundle | Self::System { .. } | Self::LeftBehind(_) => EXIT_FAILURE,
+            Self::NoBundle | Self::System { .. } | Self::BundleEnded(_) | Self::LeftBehind(_) => EXIT_FAILURE,
         }
     }
 
@@ -106,6 +116,14 @@ fn engine_code(error: &BackendError) -> u8 {
         EXIT_NO_ENGINE
     } else {
         EXIT_FAILURE
+    }
+}
+
+fn last_words(lines: &[String]) -> String {
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("; its last lines: {}", lines.join(" | "))
     }
 }
 

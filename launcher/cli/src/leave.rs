@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::failure::{EXIT_INTERRUPTED, Failure, say};
 use crate::terminal;
 
 /// What `bottle cleanup` would remove, told by the second signal.
@@ -92,9 +92,12 @@ fn leave(remains: &Remains) -> ! {
     terminal::restore();
     let remains = remains.get();
     if remains.is_empty() {
-        eprintln!("bottle: left at once; `bottle cleanup` removes what may be left");
+        say("left at once; `bottle cleanup` removes what may be left");
     } else {
-        eprintln!("bottle: left at once; `bottle cleanup` removes: {}", remains.join(", "));
+        say(&format!(
+            "left at once; `bottle cleanup` removes: {}",
+            remains.join(", ")
+        ));
     }
     std::process::exit(i32::from(EXIT_INTERRUPTED))
 }

@@ -15,14 +15,14 @@ mod run;
 mod streams;
 mod terminal;
 
-use std::io::Write;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
-use crate::failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
+use crate::failure::{EXIT_FAILURE, EXIT_USAGE, Failure, say};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("bottle: cannot start: {error}");
+            say(&format!("cannot start: {error}"));
             return ExitCode::from(EXIT_FAILURE);
         }
     };
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "bottle: {failure}");
+            say(&failure.to_string());
             failure.exit_code()
         }
     };
@@ -80,6 +80,7 @@ fn log_to_stderr(verbose: bool) {
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .compact()
         .init();
 }

@@ -8,7 +8,7 @@ use bottle_docker::Docker;
 use bottle_plan::{Plan, Topology};
 
 use crate::args::PlanArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 use crate::host::{Loaded, options};
 use crate::parts::bundle_image;
 
@@ -33,7 +33,7 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
                 facts.subnets = subnets;
                 plan = loaded.prepare(&args.chosen.bottle, &facts, &options)?;
             }
-            Err(error) => eprintln!("bottle: the subnets in use are not known: {error}"),
+            Err(error) => say(&format!("the subnets in use are not known: {error}")),
         }
     }
     let text = if args.json { json(&plan)? } else { summary(&plan) };
@@ -54,7 +54,8 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     Ok(text + "\n")
 }
 
-fn print(text: &str) -> Result<u8, Failure> {
+/// Prints to standard output.
+pub fn print(text: &str) -> Result<u8, Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::args::RunArgs;
-use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::failure::{EXIT_INTERRUPTED, Failure, say};
 use crate::host::{Loaded, options, state_dir};
 use crate::leave::{Orders, Remains};
 use crate::parts::bundle_image;
@@ -45,7 +45,9 @@ pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
     let outcome = attend(&bottle, &orders).await;
     let report = bottle.close().await;
     for (step, problem) in report.errors() {
-        eprintln!("bottle: {step} is left behind: {problem}; `bottle cleanup` will try again");
+        say(&format!(
+            "{step} is left behind: {problem}; `bottle cleanup` will try again"
+        ));
     }
     outcome
 }
@@ -116,6 +118,9 @@ async fn ended(bottle: &Bottle, orders: &Orders, joined: Option<&mut Joined>) ->
         std::future::pending().await
     };
     let signal = tokio::select! {
+        // Before the command's end: when the bundle ends first, the command's exit code only says that it was killed.
+        biased;
+        _ = bottle.wait_bundle() => return Err(Failure::BundleEnded(bottle.bundle_stderr_tail())),
         code = bottle.wait_guest() => return Ok(low_byte(code?)),
         name = orders.first() => name,
         // As a pipeline would: `bottle run ... | head -1` ends.

@@ -155,12 +155,14 @@ fn trimmed(number: &Value) -> String {
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }
 
-/// The candidate nearest to a misspelt name, when one is near.
+/// The candidate nearest to a misspelt name, when one is near: one edit in three letters, or the same beginning.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let edits = |candidate: &str| strsim::osa_distance(name, candidate);
+    let is_near = |candidate: &&str| {
+        edits(candidate) <= (name.chars().count() / 3).max(1) || strsim::jaro_winkler(name, candidate) >= 0.85
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(score, _)| *score >= 0.8)
-        .max_by(|one, other| one.0.total_cmp(&other.0))
-        .map(|(_, candidate)| candidate)
+        .filter(is_near)
+        .min_by_key(|candidate| edits(candidate))
 }
