@@ -37,11 +37,12 @@ pub enum Vantage {
     PeerGuest,
     /// Decision log (and control routes) of the peer bottle's bundle.
     PeerBundle,
-    /// Control routes of the bottle's own bundle.
+    /// Loopback (see `bundle.lo.tcp` in [`crate::world`]) and control routes of the bottle's own bundle.
     OwnBundle,
     /// The decision log of the bottle's own bundle.
     DecisionLog,
-    /// What the agent found inside the guest. Alive when it found the planted marker.
+    /// What the agent found inside the guest. Alive when it found the planted marker in the same case, or when cases of its own
+    /// before and after (a search for the marker) found it.
     Guest,
     /// What the host reads about the guest's processes (`/proc/PID/status`).
     HostProcess,

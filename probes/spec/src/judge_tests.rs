@@ -46,17 +46,32 @@ fn whole(oracle: Oracle, alive: Vec<Vantage>, decision: bool) -> Evidence {
         }),
         faults: vec![],
         agent: AgentEnd::Clean,
-        liveness: alive.iter().map(|&at| Liveness { at, before: true, after: true }).collect(),
+        liveness: alive
+            .iter()
+            .map(|&at| Liveness {
+                at,
+                before: true,
+                after: true,
+            })
+            .collect(),
         settled: true,
         sightings: vec![],
         decisions: decision
-            .then(|| DecisionSeen { denied: true, rule: "host-not-allowed".into(), by: "pipelock connect".into() })
+            .then(|| DecisionSeen {
+                denied: true,
+                rule: "host-not-allowed".into(),
+                by: "pipelock connect".into(),
+            })
             .into_iter()
             .collect(),
         facts,
         started: "2026-01-01T00:00:00Z".into(),
         took_ms: 5,
-        expectation: Expectation { oracle, alive, decision },
+        expectation: Expectation {
+            oracle,
+            alive,
+            decision,
+        },
     }
 }
 
@@ -122,33 +137,52 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
     let facts = prop::collection::vec(("[a-d]", "[0-9]"), 0..4);
     let decisions = prop::collection::vec(any::<bool>(), 0..3);
     let faults = prop::collection::vec(".{0,20}", 0..2);
-    (good(), end, attempt, liveness, sightings, facts, decisions, faults, any::<bool>(), 0u32..3).prop_map(
-        |(base, agent, attempt, liveness, sightings, facts, decisions, faults, settled, version)| Evidence {
-            version,
-            agent,
-            attempt: attempt.map(|(issued, findings, marker_found, n)| Attempt {
-                case: "x".into(),
-                nonce: nonce(n),
-                issued,
-                trace: vec![],
-                findings,
-                marker_found,
-            }),
-            liveness: liveness.into_iter().map(|(at, before, after)| Liveness { at, before, after }).collect(),
-            sightings: sightings
-                .into_iter()
-                .map(|(at, n)| sighting(n.into_iter().map(nonce).collect(), at))
-                .collect(),
-            facts,
-            decisions: decisions
-                .into_iter()
-                .map(|denied| DecisionSeen { denied, rule: "r".into(), by: "b".into() })
-                .collect(),
-            faults,
-            settled,
-            ..base
-        },
+    (
+        good(),
+        end,
+        attempt,
+        liveness,
+        sightings,
+        facts,
+        decisions,
+        faults,
+        any::<bool>(),
+        0u32..3,
     )
+        .prop_map(
+            |(base, agent, attempt, liveness, sightings, facts, decisions, faults, settled, version)| Evidence {
+                version,
+                agent,
+                attempt: attempt.map(|(issued, findings, marker_found, n)| Attempt {
+                    case: "x".into(),
+                    nonce: nonce(n),
+                    issued,
+                    trace: vec![],
+                    findings,
+                    marker_found,
+                }),
+                liveness: liveness
+                    .into_iter()
+                    .map(|(at, before, after)| Liveness { at, before, after })
+                    .collect(),
+                sightings: sightings
+                    .into_iter()
+                    .map(|(at, n)| sighting(n.into_iter().map(nonce).collect(), at))
+                    .collect(),
+                facts,
+                decisions: decisions
+                    .into_iter()
+                    .map(|denied| DecisionSeen {
+                        denied,
+                        rule: "r".into(),
+                        by: "b".into(),
+                    })
+                    .collect(),
+                faults,
+                settled,
+                ..base
+            },
+        )
 }
 
 /// Every way to take one part of the proof away.
@@ -175,8 +209,18 @@ fn without_one_part(evidence: &Evidence) -> Vec<(&'static str, Evidence)> {
         if !(marked && *at == Vantage::Guest) {
             push("witness", &|e| e.liveness.retain(|l| l.at != *at));
         }
-        push("before", &|e| e.liveness.iter_mut().filter(|l| l.at == *at).for_each(|l| l.before = false));
-        push("after", &|e| e.liveness.iter_mut().filter(|l| l.at == *at).for_each(|l| l.after = false));
+        push("before", &|e| {
+            e.liveness
+                .iter_mut()
+                .filter(|l| l.at == *at)
+                .for_each(|l| l.before = false)
+        });
+        push("after", &|e| {
+            e.liveness
+                .iter_mut()
+                .filter(|l| l.at == *at)
+                .for_each(|l| l.after = false)
+        });
     }
     if evidence.expectation.decision {
         push("decision", &|e| e.decisions.clear());
@@ -267,7 +311,9 @@ fn the_request_alone_is_no_breach_where_only_the_secret_counts() {
     assert_eq!(judge(&evidence).verdict, Verdict::Held);
     evidence.sightings.push(sighting(vec![nonce(7)], Vantage::Origin));
     assert_eq!(judge(&evidence).verdict, Verdict::Held);
-    evidence.sightings.push(sighting(vec![nonce(7), nonce(1)], Vantage::Origin));
+    evidence
+        .sightings
+        .push(sighting(vec![nonce(7), nonce(1)], Vantage::Origin));
     assert_eq!(judge(&evidence).verdict, Verdict::Breached);
 }
 

@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 mod action;
+mod catalogue;
+mod contract;
 mod evidence;
 mod exit_code;
 mod judge;
@@ -12,6 +14,8 @@ mod witness;
 pub mod world;
 
 pub use action::*;
+pub use catalogue::{CATALOGUE, probe};
+pub use contract::{NEEDS, contract, not_applicable};
 pub use evidence::*;
 pub use exit_code::*;
 pub use judge::judge;

@@ -198,14 +198,14 @@ pub enum EnginePlace {
     ContainerLogs,
     /// An export of the guest's file system.
     GuestExport,
-    /// The bottle's volumes, as read by another container.
+    /// What is mounted into the bottle's containers, as read from outside.
     Volumes,
 }
 
 /// What is checked about authorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityCheck {
-    /// Two bottles have different ones.
+    /// The certificates that two bottles' guests are given in `/run/bottle/ca.pem` differ.
     DifferentPerBottle,
     /// It has pathlen 0, and a leaf is no authority.
     LeafCannotSign,

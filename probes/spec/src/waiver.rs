@@ -101,18 +101,35 @@ impl Waiver {
 pub fn apply_waivers(waivers: &[Waiver], cell: &Cell, judgement: Judgement, today: Date) -> Applied {
     let is_waivable = matches!(judgement.verdict, Verdict::Breached | Verdict::Inconclusive) && cell.leak.is_none();
     let covering = |is_expired: bool| {
-        waivers.iter().position(|w| is_waivable && w.covers(cell) && (w.expires < today) == is_expired)
+        waivers
+            .iter()
+            .position(|w| is_waivable && w.covers(cell) && (w.expires < today) == is_expired)
     };
     let Some(used) = covering(false) else {
-        return Applied { judgement, expired: covering(true), used: None };
+        return Applied {
+            judgement,
+            expired: covering(true),
+            used: None,
+        };
     };
     let waiver = &waivers[used];
-    let was = if judgement.verdict == Verdict::Breached { "breached" } else { "inconclusive" };
+    let was = if judgement.verdict == Verdict::Breached {
+        "breached"
+    } else {
+        "inconclusive"
+    };
     let reason = format!(
         "waived by {} until {}: {} (was {was}: {})",
         waiver.owner, waiver.expires, waiver.reason, judgement.reason
     );
-    Applied { judgement: Judgement { verdict: Verdict::Waived, reason }, expired: None, used: Some(used) }
+    Applied {
+        judgement: Judgement {
+            verdict: Verdict::Waived,
+            reason,
+        },
+        expired: None,
+        used: Some(used),
+    }
 }
 
 /// Whether `pattern` (`*` any text, `?` one character; no regard to ASCII case) covers all of `text`.
@@ -188,7 +205,11 @@ impl std::str::FromStr for Date {
             if text.len() != 10 || !is_plain {
                 return None;
             }
-            Self::new(text[..4].parse().ok()?, text[5..7].parse().ok()?, text[8..].parse().ok()?)
+            Self::new(
+                text[..4].parse().ok()?,
+                text[5..7].parse().ok()?,
+                text[8..].parse().ok()?,
+            )
         };
         parse().ok_or_else(|| WaiverError::Date(text.to_owned()))
     }
@@ -224,7 +245,10 @@ mod tests {
     }
 
     fn judged(verdict: Verdict) -> Judgement {
-        Judgement { verdict, reason: "seen.".into() }
+        Judgement {
+            verdict,
+            reason: "seen.".into(),
+        }
     }
 
     #[rstest]
@@ -249,7 +273,10 @@ mod tests {
 
     #[test]
     fn a_leaky_bottle_is_never_waived() {
-        let cell = Cell { leak: Some(crate::Leak::GwHost), ..cell() };
+        let cell = Cell {
+            leak: Some(crate::Leak::GwHost),
+            ..cell()
+        };
         let today = "2026-01-01".parse().unwrap();
         let applied = apply_waivers(&[waiver("LB-04", "*")], &cell, judged(Verdict::Breached), today);
         assert_eq!(applied.judgement.verdict, Verdict::Breached);
@@ -283,8 +310,22 @@ mod tests {
         let read: Waiver = serde_json::from_str(text).unwrap();
         assert_eq!(read.case, "*");
         assert!(read.check().is_ok());
-        assert_eq!(Waiver { owner: " ".into(), ..read.clone() }.check(), Err(WaiverError::NoOwner("PX-*".into())));
-        assert_eq!(Waiver { probe: "*-*".into(), ..read }.check(), Err(WaiverError::TooWide("*-*".into())));
+        assert_eq!(
+            Waiver {
+                owner: " ".into(),
+                ..read.clone()
+            }
+            .check(),
+            Err(WaiverError::NoOwner("PX-*".into()))
+        );
+        assert_eq!(
+            Waiver {
+                probe: "*-*".into(),
+                ..read
+            }
+            .check(),
+            Err(WaiverError::TooWide("*-*".into()))
+        );
         assert!(serde_json::from_str::<Waiver>(&text.replace("owner", "owners")).is_err());
     }
 

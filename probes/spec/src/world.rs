@@ -4,7 +4,8 @@
 //! Names end in `.test` (RFC 6761) and are answered by the witness alone; origins live in documentation ranges (RFC 5737,
 //! RFC 3849). 192.0.2.0/24 is left out because machines are found that use it for their own interface.
 
-/// Allowed origin on ports 80 and 443: echoes requests, redirects, streams slowly.
+/// Allowed origin on ports 80 and 443: echoes requests, redirects
+/// (`/redirect?code=3xx&to_b64=BASE64`, so that the nonce in the target is not seen before somebody follows), streams slowly.
 pub const ALLOWED: &str = "allowed.test";
 /// Its address. `fronted.test`, which is not allowed, has the same.
 pub const ALLOWED_ADDRESS: &str = "198.51.100.10";
@@ -47,6 +48,11 @@ pub const OUTSIDE_RESOLVER: &str = "203.0.113.53";
 /// The domain under which cases put nonces into names.
 pub const EXFIL: &str = "exfil.test";
 
+/// Port (TCP and UDP) at which the peer bottle's guest listens for nonces.
+pub const PEER_PORT: u16 = 7777;
+/// Port at which the listener in the bundle's own network namespace waits on 127.0.0.1 and ::1 (see `bundle.lo.tcp`).
+pub const BUNDLE_LOOPBACK_PORT: u16 = 80;
+
 /// What the bottle under test is given as allow-list (host, ports).
 pub const ALLOW_LIST: &[(&str, &[u16])] = &[
     (ALLOWED, &[80, 443]),
@@ -62,33 +68,80 @@ pub const KEYS: &[(&str, &str)] = &[
     ("sink", SINK_ADDRESS),
     ("sink6", SINK_ADDRESS6),
     ("host.lo4.tcp", "port of the host's TCP listener on 127.0.0.1"),
-    ("host.lo4.tcp2", "port of a second one, opened after the bottle was launched"),
-    ("host.lo4.low", "port below 1024 of one, where one could be bound; else as host.lo4.tcp"),
+    (
+        "host.lo4.tcp2",
+        "port of a second one, opened after the bottle was launched",
+    ),
+    (
+        "host.lo4.low",
+        "port below 1024 of one, where one could be bound; else as host.lo4.tcp",
+    ),
     ("host.lo6.tcp", "port of the host's TCP listener on ::1"),
     ("host.any.tcp", "port of the host's TCP listener on 0.0.0.0 and ::"),
     ("host.lo4.udp", "port of the host's UDP listener on 127.0.0.1"),
     ("host.any.udp", "port of the host's UDP listener on 0.0.0.0 and ::"),
-    ("host.published.tcp", "port that a container of the run publishes on all host addresses and that leads to a witness"),
-    ("host.address.1", "first non-loopback IPv4 address of the host (of the engine's bridges, where there is none else)"),
+    (
+        "host.published.tcp",
+        "port that a container of the run publishes on all host addresses and that leads to a witness",
+    ),
+    (
+        "host.address.1",
+        "first non-loopback IPv4 address of the host (of the engine's bridges, where there is none else)",
+    ),
     ("host.address.2", "second one (the first again where there is none)"),
     ("host.address.docker0", "address of the engine's default bridge"),
-    ("host.address.inner", "the address that the host would have on the guest's own network (its gateway)"),
-    ("host.address6.1", "first non-loopback IPv6 address of the host (::1 where there is none)"),
-    ("inner.gateway", "gateway of the guest's network by the engine's convention (.1)"),
+    (
+        "host.address.inner",
+        "the address that the host would have on the guest's own network (its gateway)",
+    ),
+    (
+        "host.address6.1",
+        "first non-loopback IPv6 address of the host (::1 where there is none)",
+    ),
+    (
+        "host.address.1.dashed",
+        "host.address.1 with dashes for dots, as in `host-A-B-C-D.rebind.test`",
+    ),
+    (
+        "inner.gateway",
+        "gateway of the guest's network by the engine's convention (.1)",
+    ),
     ("inner.last", "last usable address of the guest's network (.254)"),
-    ("bundle.address", "address of the bundle on the guest's network (sealed: 127.0.0.1)"),
+    (
+        "bundle.address",
+        "address of the bundle on the guest's network (sealed: 127.0.0.1)",
+    ),
+    (
+        "bundle.lo.tcp",
+        "port 80: a listener of the runner in the bundle's own network namespace (a container that joins it and runs the agent's `listen`), on 127.0.0.1 and ::1 only; what it hears is seen at own-bundle",
+    ),
     ("bundle.outer", "address of the bundle on its outer network"),
     ("guest.address", "address of the guest (sealed: 127.0.0.1)"),
     ("peer.guest", "address of the peer's guest (the peer is always routed)"),
-    ("peer.bundle", "address of the peer's bundle on the peer's inner network"),
+    (
+        "peer.bundle",
+        "address of the peer's bundle on the peer's inner network",
+    ),
     ("peer.bundle.outer", "address of the peer's bundle on its outer network"),
     ("peer.slug", "slug of the peer"),
     ("peer.guest.name", "container name of the peer's guest"),
     ("peer.bundle.name", "container name of the peer's bundle"),
-    ("peer.published", "host port at which a peer publishes its listener (0 where, as it must be, it publishes none)"),
+    (
+        "peer.published",
+        "host port at which a peer publishes its listener (0 where, as it must be, it publishes none)",
+    ),
     ("peer.token", "sentinel that is the peer's token"),
     ("token", "sentinel that is the bottle's token"),
-    ("token.placeholder", "what the guest has in its environment instead of the token"),
-    ("marker", "text that is planted in the guest's environment, in the file /run/bottle-marker and in the image"),
-    ("witness.dns", "address:port of the witness's name server on the outer network"),
+    (
+        "token.placeholder",
+        "what the guest has in its environment instead of the token",
+    ),
+    (
+        "marker",
+        "text that is planted in the guest's environment, in the file /run/bottle-marker and in the image",
+    ),
+    (
+        "witness.dns",
+        "address:port of the witness's name server on the outer network",
+    ),
 ];

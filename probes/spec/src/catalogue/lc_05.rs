@@ -1,0 +1,33 @@
+//! LC-05: keys and state on disk.
+
+use super::make::runner;
+use crate::{CaseSpec, Leak, Priority, Probe, RunnerCase, StateCheck, Vantage};
+
+/// The probe.
+pub const PROBE: Probe = Probe {
+    id: "LC-05",
+    title: "keys and state on disk",
+    requirement: "State files MUST be readable by their owner alone, hold no secret, and be gone after the stop.",
+    why: "A key that outlives its bottle or is readable by others is a key that was given away.",
+    source: "Seen in: leash 0600 CA, hermes #30179.",
+    does: "Looks at modes and contents of the launcher's state directory while the bottle lives and after it stopped, and at the engine's description of its containers.",
+    on_breach: "Write state with mode 0600 into a directory of mode 0700, keep secrets out of it, and remove it with the bottle.",
+    priority: Priority::P0,
+    tags: &["lifecycle", "files", "token"],
+    cases,
+};
+
+fn cases() -> Vec<CaseSpec> {
+    [
+        ("modes", StateCheck::Modes, Leak::KeepKeys),
+        ("gone-after-stop", StateCheck::GoneAfterStop, Leak::KeepKeys),
+        ("no-secret-while-alive", StateCheck::NoSecretWhileAlive, Leak::KeepKeys),
+        ("not-in-inspect", StateCheck::NotInInspect, Leak::Env),
+    ]
+    .map(|(name, check, control)| {
+        runner(name, RunnerCase::StateFiles(check))
+            .alive(&[Vantage::HostFiles])
+            .controls(&[control])
+    })
+    .into()
+}

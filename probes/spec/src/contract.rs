@@ -1,0 +1,67 @@
+//! The capability contract: what a backend in a topology does not have, so that a case which needs it does not apply.
+//!
+//! Kept short on purpose. An attempt that cannot succeed because something is absent is still worth making; only where there
+//! is nothing to attempt is a need declared.
+
+/// Every need that a case may name, with what it means.
+pub const NEEDS: &[(&str, &str)] = &[
+    ("ip-address", "the guest has an address of its own on a network"),
+    (
+        "shared-kernel",
+        "the guest's processes are processes of the host's kernel",
+    ),
+    ("container-engine", "the guest is made by a container engine"),
+];
+
+/// What this backend lacks in this topology: (need, reason). Empty for an unknown backend, so that its cases are run rather
+/// than left out.
+pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'static str)] {
+    match (backend, topology) {
+        ("docker", "sealed") => &[NO_ADDRESS],
+        ("smolmachines", "sealed") => &[NO_ADDRESS, OWN_KERNEL, NO_ENGINE],
+        ("smolmachines", _) => &[OWN_KERNEL, NO_ENGINE],
+        _ => &[],
+    }
+}
+
+/// Why a case with these needs does not apply there; `None` when it does.
+pub fn not_applicable(backend: &str, topology: &str, needs: &[&str]) -> Option<&'static str> {
+    let lacking = contract(backend, topology)
+        .iter()
+        .find(|(need, _)| needs.contains(need))?;
+    Some(lacking.1)
+}
+
+const NO_ADDRESS: (&str, &str) = (
+    "ip-address",
+    "a sealed guest has no network and no address that could be taken over or given again",
+);
+const OWN_KERNEL: (&str, &str) = (
+    "shared-kernel",
+    "the guest is a virtual machine with a kernel of its own, which the host cannot look into",
+);
+const NO_ENGINE: (&str, &str) = (
+    "container-engine",
+    "the guest is made by the smolvm program; there is no container engine whose socket it could have",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_needs_are_declared() {
+        for backend in ["docker", "smolmachines"] {
+            for topology in ["sealed", "routed"] {
+                for (need, reason) in contract(backend, topology) {
+                    assert!(NEEDS.iter().any(|(known, _)| known == need), "{need}");
+                    assert!(!reason.is_empty());
+                }
+            }
+        }
+        assert_eq!(contract("docker", "routed"), &[]);
+        assert!(not_applicable("docker", "sealed", &["ip-address"]).is_some());
+        assert_eq!(not_applicable("docker", "routed", &["ip-address"]), None);
+        assert_eq!(not_applicable("docker", "sealed", &[]), None);
+    }
+}
