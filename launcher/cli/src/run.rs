@@ -25,6 +25,12 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the guest's last output may take to come after its end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Exit code of a guest that ended because its bundle did (`bottle-guest`'s; a command can have it for reasons of its own).
+const LEASE_LOST: u8 = 143;
+
+/// How much later than the guest the engine may tell us of the bundle's end.
+const NEWS_OF_THE_BUNDLE: Duration = Duration::from_secs(1);
+
 /// Launches, runs, removes; the command's exit code.
 pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
     let remains = Remains::default();
@@ -118,10 +124,9 @@ async fn ended(bottle: &Bottle, orders: &Orders, joined: Option<&mut Joined>) ->
         std::future::pending().await
     };
     let signal = tokio::select! {
-        // Before the command's end: when the bundle ends first, the command's exit code only says that it was killed.
         biased;
         _ = bottle.wait_bundle() => return Err(Failure::BundleEnded(bottle.bundle_stderr_tail())),
-        code = bottle.wait_guest() => return Ok(low_byte(code?)),
+        code = bottle.wait_guest() => return by_itself(bottle, low_byte(code?)).await,
         name = orders.first() => name,
         // As a pipeline would: `bottle run ... | head -1` ends.
         () = deaf => "TERM",
@@ -133,6 +138,19 @@ async fn ended(bottle: &Bottle, orders: &Orders, joined: Option<&mut Joined>) ->
         Ok(code) => Ok(low_byte(code?)),
         Err(_) => Ok(EXIT_INTERRUPTED),
     }
+}
+
+/// The exit code of a command that nobody here ended. When it may be because of the bundle's end, that is waited for: the
+/// guest notices it before the engine tells us.
+async fn by_itself(bottle: &Bottle, code: u8) -> Result<u8, Failure> {
+    if code == LEASE_LOST
+        && tokio::time::timeout(NEWS_OF_THE_BUNDLE, bottle.wait_bundle())
+            .await
+            .is_ok()
+    {
+        return Err(Failure::BundleEnded(bottle.bundle_stderr_tail()));
+    }
+    Ok(code)
 }
 
 /// Exit codes of processes are bytes.

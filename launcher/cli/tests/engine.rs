@@ -33,7 +33,14 @@ impl Site {
             shell_image()
         );
         std::fs::write(directory.path().join("bottle.yaml"), manifest).unwrap();
-        Self { directory }
+        let site = Self { directory };
+        let plan = site.bottle(&["plan", "-b", "dev"]).output().unwrap();
+        let is_built = !text(&plan.stdout).contains("bottle-bundle:not-built");
+        assert!(
+            is_built,
+            "`bottle` was built without the bundle: run `cargo xtask build`, then these tests"
+        );
+        site
     }
 
     /// `bottle ARGS`, in the background.
