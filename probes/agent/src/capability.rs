@@ -188,7 +188,7 @@ fn on_files(name: &str, scratch: &Path) -> Tried {
     };
     match name {
         "chown" => chown(&file, Some(STRANGER), None).into(),
-        "dac_override" => fs::set_permissions(&file, fs::Permissions::from_mode(0))
+        "dac_override" => fs::set_permissions(&file, fs::Permissions::from_mode(0o0))
             .and_then(|()| OpenOptions::new().write(true).open(&file))
             .into(),
         "fsetid" => keeps_set_id(&file, &mut made),

@@ -3,13 +3,14 @@
 //! The texts reach the agent over its standard input, so they are in its own memory and nowhere else: not in its command line,
 //! environment or files. Its own memory is therefore the one place that is not searched.
 //!
-//! A search must show that it works by finding a marker. Where the runner's marker cannot be in a place, the agent puts it
-//! there itself and says so in the trace; what that shows is that this code finds a text in this kind of place.
+//! A search must show that it works by finding a marker. In files, mounts and its environment the agent only finds what the
+//! runner planted. Where the marker is not found in processes, dumps and devices, the agent puts it there itself and says so in
+//! the trace; what that shows is that this code finds a text in this kind of place.
 
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use probe_spec::Place;
@@ -172,6 +173,10 @@ impl Search<'_> {
 /// Searches names and contents of all regular files below some directories.
 fn below(search: &Search<'_>, roots: &[PathBuf]) -> Done {
     let (mut files, mut unreadable, mut long) = (0u64, 0u64, 0u64);
+    // The agent's own program was brought along by the suite, and has words of its own (such as those around keys).
+    let own = fs::metadata("/proc/self/exe")
+        .map(|program| (program.dev(), program.ino()))
+        .ok();
     let complete = walk::walk(search.run, roots, |path, metadata| {
         search.bytes(
             &format!("the name of {}", path.display()),
@@ -185,7 +190,7 @@ fn below(search: &Search<'_>, roots: &[PathBuf]) -> Done {
                 target.as_os_str().as_encoded_bytes(),
             );
         }
-        if metadata.is_file() {
+        if metadata.is_file() && own != Some((metadata.dev(), metadata.ino())) {
             files += 1;
             long += u64::from(metadata.len() > FILE_BYTES);
             unreadable += u64::from(!search.file(path, FILE_BYTES));
@@ -201,9 +206,7 @@ fn startup_files(search: &Search<'_>) -> Done {
     let mut roots = walk::homes();
     roots.push(PathBuf::from("/etc"));
     search.run.trace(format!("below {roots:?}"));
-    below(search, &roots)?;
-    search.find_own_marker();
-    Ok(())
+    below(search, &roots)
 }
 
 fn core_dumps(search: &Search<'_>) -> Done {
@@ -277,20 +280,7 @@ fn mounts(search: &Search<'_>) -> Done {
         })
         .collect();
     search.run.trace(format!("mounts {roots:?}"));
-    let mut planted = None;
-    if !search.marker.is_empty() {
-        planted = roots.iter().find_map(|root| Scratch::below(root).ok());
-    }
-    if let Some(scratch) = &planted
-        && fs::write(scratch.path().join("marker"), &search.marker).is_ok()
-    {
-        search
-            .run
-            .trace(format!("marker put into {}", scratch.path().display()));
-    }
-    below(search, &roots)?;
-    search.find_own_marker();
-    Ok(())
+    below(search, &roots)
 }
 
 fn devices(search: &Search<'_>) -> Done {

@@ -17,9 +17,9 @@ const MEMORY_BYTES: u64 = 1 << 30;
 struct Bearer(Child);
 
 impl Bearer {
-    /// Started only where there is a marker. None when the guest starts no process of the agent's.
+    /// Started only where there is a marker that was not found. None when the guest starts no process of the agent's.
     fn start(search: &Search<'_>) -> Option<Self> {
-        if search.marker.is_empty() {
+        if !search.lacks_marker() {
             return None;
         }
         let started = Command::new("/proc/self/exe")
@@ -57,15 +57,17 @@ impl Drop for Bearer {
 
 /// A file of every process: `environ` or `cmdline`.
 pub fn files(search: &Search<'_>, file: &str) -> Done {
-    let bearer = Bearer::start(search);
     let (mut read, mut unreadable) = (0, 0);
+    let path = |process: u32| PathBuf::from(format!("/proc/{process}/{file}"));
     for process in status::processes() {
-        match search.file(Path::new(&format!("/proc/{process}/{file}")), FILE_BYTES) {
+        match search.file(&path(process), FILE_BYTES) {
             true => read += 1,
             false => unreadable += 1,
         }
     }
-    drop(bearer);
+    if let Some(bearer) = Bearer::start(search) {
+        search.file(&path(bearer.0.id()), FILE_BYTES);
+    }
     search
         .run
         .trace(format!("{file} of {read} processes, {unreadable} unreadable"));
@@ -133,7 +135,6 @@ pub fn maps(search: &Search<'_>) -> Done {
 
 /// Readable memory of all processes but agents.
 pub fn memory(search: &Search<'_>) -> Done {
-    let bearer = Bearer::start(search);
     let (mut read, mut unreadable) = (Vec::new(), Vec::new());
     for process in status::processes() {
         if is_agent(process) {
@@ -145,7 +146,13 @@ pub fn memory(search: &Search<'_>) -> Done {
             Err(error) => unreadable.push(format!("{process} {}", errno(&error))),
         }
     }
-    drop(bearer);
+    if let Some(bearer) = Bearer::start(search)
+        && let Err(error) = memory_of(search, bearer.0.id())
+    {
+        search
+            .run
+            .trace(format!("memory of the agent's own process: {}", errno(&error)));
+    }
     search
         .run
         .trace(format!("memory of processes {read:?}; unreadable: {unreadable:?}"));
