@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -162,6 +162,8 @@ impl Authority {
     fn new() -> anyhow::Result<Self> {
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::new(Vec::new())?;
+        // A name of its own: OpenSSL takes a leaf whose issuer has the leaf's own name for self-signed.
+        ca.distinguished_name.push(DnType::CommonName, "benchmark authority");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let ca_cert = ca.self_signed(&ca_key)?;
         let issuer = Issuer::new(ca, ca_key);
@@ -309,8 +311,13 @@ async fn connection(proxy: Option<SocketAddr>, until: Instant) -> anyhow::Result
             .body(Empty::<Bytes>::new())?;
         let begun = Instant::now();
         let response = sender.send_request(request).await?;
-        ensure!(response.status() == 200, "expected 200, got {}", response.status());
+        let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
+        ensure!(
+            status == 200,
+            "expected 200 by {proxy:?}, got {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
         ensure!(body.len() == 1024, "expected 1024 bytes, got {}", body.len());
         samples.push(begun.elapsed());
     }
