@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::find::{FILE_BYTES, Search};
 use crate::notes::{Done, errno};
@@ -43,6 +44,19 @@ impl Bearer {
                 ));
                 None
             }
+        }
+    }
+}
+
+impl Bearer {
+    /// Waits until `/proc` shows its arguments: the kernel sets them a moment after it has closed the descriptor by which the
+    /// start is told.
+    fn await_arguments(&self, search: &Search<'_>) {
+        for _ in 0..100 {
+            if fs::read(format!("/proc/{}/cmdline", self.0.id())).is_ok_and(|arguments| !arguments.is_empty()) {
+                return;
+            }
+            search.run.pause(Duration::from_millis(5));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 
 use probe_spec::DescriptorsOf;
 
@@ -158,6 +159,33 @@ pub fn setuid_helper() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// What the agent had open when it was started: descriptor and target. Cases that run at the same time open files of their own,
+/// so this cannot be read later.
+static INHERITED: OnceLock<Vec<(String, String)>> = OnceLock::new();
+
+/// Remembers what was inherited. Called before anything else happens.
+pub fn remember_inherited() {
+    if let Ok(open) = open_files("self") {
+        // Set once, by `main`.
+        let _ = INHERITED.set(open);
+    }
+}
+
+/// Descriptors of a process and what they lead to, without that of this very listing.
+fn open_files(process: &str) -> std::io::Result<Vec<(String, String)>> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{process}/fd"))?.flatten() {
+        let target = fs::read_link(entry.path()).map(|target| target.to_string_lossy().into_owned());
+        let own_listing = |target: &str| target == format!("/proc/{}/fd", std::process::id());
+        if let Ok(target) = target
+            && !own_listing(&target)
+        {
+            open.push((entry.file_name().to_string_lossy().into_owned(), target));
+        }
+    }
+    Ok(open)
+}
+
 /// Action `Descriptors`.
 pub fn descriptors(run: &Run, of: DescriptorsOf) -> Done {
     let process = match of {
@@ -165,24 +193,21 @@ pub fn descriptors(run: &Run, of: DescriptorsOf) -> Done {
         DescriptorsOf::Init => 1,
         DescriptorsOf::Main => status::main_command(),
     };
-    let entries = match fs::read_dir(format!("/proc/{process}/fd")) {
-        Ok(entries) => entries,
-        Err(error) if of == DescriptorsOf::Own => return Err(NotIssued::Agent(format!("/proc/self/fd: {error}"))),
+    let open = match (of, open_files(&process.to_string())) {
+        (DescriptorsOf::Own, _) => INHERITED
+            .get()
+            .cloned()
+            .ok_or_else(|| NotIssued::Agent("/proc/self/fd could not be read when the agent started".to_owned()))?,
+        (_, Ok(open)) => open,
         // Not readable is what a guest that cannot look into its init shows: tried, and nothing to find.
-        Err(error) => {
+        (_, Err(error)) => {
             run.trace(format!("/proc/{process}/fd: {}", errno(&error)));
             return Ok(());
         }
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // The descriptor of this very listing is gone by now, and so has no target.
-        let Ok(target) = fs::read_link(entry.path()) else {
-            continue;
-        };
-        let target = target.to_string_lossy().into_owned();
+    for (name, target) in open {
         run.trace(format!("{process} fd {name} -> {target}"));
-        if !is_declared(process, &name, &target) {
+        if !is_declared(&name, &target) {
             run.notes
                 .finding(format!("process {process} has descriptor {name} open: {target}"));
         }
@@ -205,13 +230,11 @@ pub fn descriptors(run: &Run, of: DescriptorsOf) -> Done {
 }
 
 /// 0, 1, 2, pipes, sockets and the kernel's nameless objects. A directory or file beyond these is what CVE-2024-21626 leaked.
-fn is_declared(process: u32, name: &str, target: &str) -> bool {
-    let own_listing = process == std::process::id() && target.starts_with("/proc/") && target.ends_with("/fd");
+fn is_declared(name: &str, target: &str) -> bool {
     ["0", "1", "2"].contains(&name)
         || ["pipe:", "socket:", "anon_inode:"]
             .iter()
             .any(|kind| target.starts_with(kind))
-        || own_listing
 }
 
 #[cfg(test)]
@@ -222,16 +245,17 @@ mod tests {
     #[test]
     fn an_inherited_directory_is_found() {
         let directory = fs::File::open("/").expect("opens");
-        let run = run(1000);
-        descriptors(&run, DescriptorsOf::Own).expect("is issued");
+        let open = open_files("self").expect("reads");
         drop(directory);
-        let content = run.notes.content();
         assert!(
-            content.findings.iter().any(|finding| finding.ends_with("open: /")),
-            "{:?}",
-            content.findings
+            open.iter()
+                .any(|(name, target)| target == "/" && !is_declared(name, target)),
+            "{open:?}"
         );
-        assert!(is_declared(1, "5", "pipe:[1]") && !is_declared(1, "5", "/sys/fs/cgroup"));
+        let run = run(1000);
+        descriptors(&run, DescriptorsOf::Main).expect("is issued");
+        assert!(!run.notes.content().trace.is_empty());
+        assert!(is_declared("5", "pipe:[1]") && !is_declared("5", "/sys/fs/cgroup"));
     }
 
     #[test]

@@ -53,6 +53,7 @@ const USAGE: &str = "usage: bottle-probe COMMAND
   setuid-helper               print identity and capabilities";
 
 fn main() -> ExitCode {
+    hardening::remember_inherited();
     let mut args = std::env::args_os()
         .skip(1)
         .map(|arg| arg.to_string_lossy().into_owned());
