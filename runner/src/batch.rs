@@ -1,0 +1,243 @@
+//! Many cases by one agent process: how they are grouped, attempted and turned into evidence.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use probe_spec::{Action, AgentCase, AgentList, Evidence, How, Nonce, Oracle, Place as Search, Vantage};
+
+use crate::agent::{Place, attempt};
+use crate::assemble::{BatchFacts, CaseFacts, Heard, Proof, assemble, expectation};
+use crate::error::SuiteError;
+use crate::fixture::Fixture;
+use crate::lab::Lab;
+use crate::proof::{asked, prove};
+use crate::selection::CaseCell;
+use crate::sightings::fresh_nonce;
+use crate::template::{Keys, fill};
+
+/// How long after the last answer a nonce may still arrive.
+pub const SETTLE: Duration = Duration::from_millis(250);
+/// Cases of one batch at a time.
+const PARALLEL: usize = 16;
+/// Heavy cases at a time: they saturate a CPU or walk the whole file system.
+const PARALLEL_HEAVY: usize = 2;
+/// Most cases of one batch: a crash of the agent costs no more than these.
+const BATCH: usize = 128;
+/// Limit of one ordinary case, and of one heavy case, in milliseconds.
+const LIMIT_MS: u64 = 8_000;
+const LIMIT_HEAVY_MS: u64 = 45_000;
+
+/// How a case may be attempted beside others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Beside many.
+    Light,
+    /// Beside few.
+    Heavy,
+    /// Alone and after all others: it changes what others stand on.
+    Alone,
+}
+
+/// The weight of an action.
+pub fn weight(action: &Action) -> Weight {
+    match action {
+        Action::Tamper { .. } => Weight::Alone,
+        Action::Sweep { .. } | Action::WriteEverywhere { .. } | Action::UnixSockets { .. } => Weight::Heavy,
+        Action::Find { place, .. } => match place {
+            Search::Files | Search::Mounts | Search::ProcMemory | Search::Devices | Search::ProcDescriptors => Weight::Heavy,
+            _ => Weight::Light,
+        },
+        Action::Sequence { actions } => actions.iter().map(weight).max().unwrap_or(Weight::Light),
+        Action::Repeat { action, .. } => weight(action),
+        _ => Weight::Light,
+    }
+}
+
+/// How long an action may take, in milliseconds.
+pub fn limit_ms(action: &Action) -> u64 {
+    match action {
+        Action::Sequence { actions } => actions.iter().map(limit_ms).sum::<u64>().min(120_000),
+        Action::Repeat { times, pause_ms, action } => {
+            (u64::from(*times) * (*pause_ms + 1_000) + limit_ms(action)).min(120_000)
+        }
+        other if weight(other) == Weight::Heavy => LIMIT_HEAVY_MS,
+        _ => LIMIT_MS,
+    }
+}
+
+/// A batch: cases that one agent process attempts.
+pub struct Batch {
+    cells: Vec<(CaseCell, Action)>,
+    parallel: usize,
+}
+
+/// Groups the agent's cases, lightest first. Other kinds of cases are handed back.
+pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
+    let mut groups: [Vec<(CaseCell, Action)>; 3] = Default::default();
+    let mut others = Vec::new();
+    for cell in cells {
+        match cell.case.spec.how.clone() {
+            How::Agent(action) => {
+                let group = match weight(&action) {
+                    Weight::Light => 0,
+                    Weight::Heavy => 1,
+                    Weight::Alone => 2,
+                };
+                groups[group].push((cell, action));
+            }
+            _ => others.push(cell),
+        }
+    }
+    let mut batches = Vec::new();
+    for (group, parallel) in groups.into_iter().zip([PARALLEL, PARALLEL_HEAVY, 1]) {
+        let mut group = group.into_iter().peekable();
+        while group.peek().is_some() {
+            batches.push(Batch { cells: group.by_ref().take(BATCH).collect(), parallel });
+        }
+    }
+    (batches, others)
+}
+
+/// The witnesses that any of these cells needs.
+pub fn witnesses<'a>(cells: impl IntoIterator<Item = &'a CaseCell>) -> BTreeSet<Vantage> {
+    cells.into_iter().flat_map(|cell| cell.case.spec.alive.iter().copied()).collect()
+}
+
+impl Batch {
+    /// Its cells.
+    pub fn cells(&self) -> impl Iterator<Item = &CaseCell> {
+        self.cells.iter().map(|(cell, _)| cell)
+    }
+}
+
+/// A bottle with its neighbour, ready to be attacked.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The surroundings.
+    pub lab: &'a Lab,
+    /// The bottle under test.
+    pub fixture: &'a Fixture,
+    /// Its neighbour.
+    pub peer: &'a Fixture,
+    /// What keys stand for.
+    pub keys: &'a Keys,
+}
+
+impl Target<'_> {
+    /// Whether the named witnesses work right now.
+    pub async fn prove(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
+        prove(self.lab, self.fixture, self.peer, wanted).await
+    }
+
+    /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.
+    pub async fn settle(&self) -> bool {
+        tokio::time::sleep(SETTLE).await;
+        self.lab.outside.mark().await
+    }
+
+    /// Attempts a batch. `before` are the witnesses shown to work before; returns the evidence of every case, and the
+    /// witnesses shown to work after.
+    pub async fn attempt(
+        &self,
+        batch: &Batch,
+        before: &Proof,
+        wanted: &BTreeSet<Vantage>,
+    ) -> Result<(Vec<Evidence>, Proof), SuiteError> {
+        let started = crate::clock::now();
+        let clock = Instant::now();
+        let mut cases = Vec::new();
+        for (number, (cell, action)) in batch.cells.iter().enumerate() {
+            let action = fill(action, self.keys)?;
+            cases.push(AgentCase {
+                case: format!("{number}-{}-{}", cell.cell.probe, cell.cell.case),
+                nonce: fresh_nonce(),
+                ok: fresh_nonce(),
+                limit_ms: limit_ms(&action),
+                action,
+            });
+        }
+        // Names that change their answer begin anew for every batch; a witness that is gone shows in the proofs.
+        self.lab.outside.reset_names().await;
+        let asked = asked(&cases);
+        let dropped = (self.lab.outside.dropped(), self.fixture.bottle.events_dropped());
+        let work: u64 = cases.iter().map(|case| case.limit_ms).sum();
+        let longest = cases.iter().map(|case| case.limit_ms).max().unwrap_or_default();
+        let limit = Duration::from_millis(work / batch.parallel as u64 + longest + 5_000);
+        let list = AgentList { cases, parallel: batch.parallel };
+        let place = Place { backend: &*self.lab.backend, id: &self.fixture.bottle.guest().id };
+        let run = attempt(place, &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
+        let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
+        heard.close(&asked, &run.end);
+        let settled = self.settle().await && dropped.0 == self.lab.outside.dropped();
+        let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX) / batch.cells.len().max(1) as u64;
+        let mut after = self.prove(wanted).await?;
+        if dropped.1 != self.fixture.bottle.events_dropped() {
+            // Its silence means nothing when lines were lost.
+            after.remove(&Vantage::DecisionLog);
+        }
+        let facts = BatchFacts { heard: &heard, end: &run.end, before, after: &after, settled, facts: &run.facts };
+        let evidence = batch.cells.iter().zip(&list.cases).map(|((cell, _), case)| {
+            let case = CaseFacts {
+                key: case.case.clone(),
+                nonce: case.nonce.clone(),
+                secrets: self.secrets(cell),
+                sightings: self.seen(&case.nonce),
+                decisions: self.fixture.decisions(&case.nonce),
+                started: started.clone(),
+                took_ms,
+            };
+            assemble(self.cell(cell), expectation(cell), &facts, case)
+        });
+        Ok((evidence.collect(), after))
+    }
+
+    /// The cell, with the leak of this bottle.
+    pub fn cell(&self, cell: &CaseCell) -> probe_spec::Cell {
+        probe_spec::Cell { leak: self.fixture.leak, ..cell.cell.clone() }
+    }
+
+    /// The planted secrets that a case is about.
+    pub fn secrets(&self, cell: &CaseCell) -> Vec<Nonce> {
+        match cell.case.spec.oracle {
+            Oracle::SecretUnseen => vec![self.fixture.token.clone(), self.peer.token.clone()],
+            Oracle::Unseen | Oracle::Facts(_) => Vec::new(),
+        }
+    }
+
+    /// What any witness saw of a nonce, the peer's decision log included.
+    pub fn seen(&self, nonce: &Nonce) -> Vec<probe_spec::Sighting> {
+        let mut seen = self.lab.sightings.of(nonce);
+        seen.extend(self.peer.decisions(nonce).into_iter().map(|decision| probe_spec::Sighting {
+            at: Vantage::PeerBundle,
+            nonces: vec![nonce.clone()],
+            from: self.fixture.bottle.slug().to_owned(),
+            to: self.peer.bottle.slug().to_owned(),
+            what: format!("decision by {}: {}", decision.by, decision.rule),
+            at_ms: 0,
+        }));
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp() -> Action {
+        Action::Tcp { to: String::new(), send: String::new(), from: None }
+    }
+
+    #[test]
+    fn what_tampers_is_attempted_alone() {
+        let tampering = Action::Sequence { actions: vec![Action::Tamper { what: probe_spec::Tamper::Route }, tcp()] };
+        assert_eq!(weight(&tampering), Weight::Alone);
+        assert_eq!(weight(&tcp()), Weight::Light);
+    }
+
+    #[test]
+    fn limits_grow_with_what_is_asked() {
+        let repeat = Action::Repeat { times: 10, pause_ms: 100, action: Box::new(tcp()) };
+        assert_eq!(limit_ms(&repeat), 11_000 + LIMIT_MS);
+        assert_eq!(limit_ms(&Action::Sequence { actions: vec![tcp(), tcp()] }), 2 * LIMIT_MS);
+    }
+}

@@ -1,0 +1,91 @@
+//! `explain`.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{CommandError, print_json};
+use crate::cli::ExplainArgs;
+use probe_spec::ExitCode;
+use crate::selection::find;
+
+#[derive(Serialize)]
+struct Explained {
+    id: &'static str,
+    title: &'static str,
+    requirement: &'static str,
+    why: &'static str,
+    source: &'static str,
+    does: &'static str,
+    on_breach: &'static str,
+    priority: probe_spec::Priority,
+    tags: &'static [&'static str],
+    cases: Vec<ExplainedCase>,
+}
+
+#[derive(Serialize)]
+struct ExplainedCase {
+    name: String,
+    controls: Vec<String>,
+    witnesses: Vec<probe_spec::Vantage>,
+    decision: bool,
+    needs: Vec<&'static str>,
+}
+
+/// Prints what a probe is about.
+pub fn explain(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
+    let probe = find(&args.id)?;
+    let cases = (probe.cases)()
+        .into_iter()
+        .map(|case| ExplainedCase {
+            name: case.name,
+            controls: case.controls.iter().map(ToString::to_string).collect(),
+            witnesses: case.alive,
+            decision: case.decision,
+            needs: case.needs,
+        })
+        .collect();
+    let explained = Explained {
+        id: probe.id,
+        title: probe.title,
+        requirement: probe.requirement,
+        why: probe.why,
+        source: probe.source,
+        does: probe.does,
+        on_breach: probe.on_breach,
+        priority: probe.priority,
+        tags: probe.tags,
+        cases,
+    };
+    if args.json {
+        print_json(&explained)?;
+    } else {
+        let _ = std::io::stdout().lock().write_all(text(&explained).as_bytes());
+    }
+    Ok(ExitCode::Held)
+}
+
+fn text(probe: &Explained) -> String {
+    let mut text = format!("{} ({:?}): {}\n\n", probe.id, probe.priority, probe.title);
+    for (label, value) in [
+        ("requirement", probe.requirement),
+        ("why", probe.why),
+        ("source", probe.source),
+        ("what it does", probe.does),
+        ("when breached", probe.on_breach),
+    ] {
+        text.push_str(&format!("{label}: {value}\n"));
+    }
+    text.push_str(&format!("tags: {}\n\ncases, and the known-leaky bottles that prove them:\n", probe.tags.join(", ")));
+    for case in &probe.cases {
+        text.push_str(&format!("  {}: {}", case.name, case.controls.join(", ")));
+        if case.decision {
+            text.push_str("; a logged refusal is promised");
+        }
+        if !case.needs.is_empty() {
+            text.push_str(&format!("; needs {}", case.needs.join(", ")));
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,257 @@
+//! A bottle of the run, launched through the very same code that launches bottles every day.
+
+use std::sync::Arc;
+
+use bottle_backend::Role;
+use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
+use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
+use bottle_policy::BundleEvent;
+use probe_spec::{DecisionSeen, Leak, Nonce, Vantage, world};
+use tokio::sync::OnceCell;
+
+use crate::addresses::in_subnet;
+use crate::error::SuiteError;
+use crate::images::MARKER;
+use crate::lab::{Lab, hear_listener};
+use crate::sightings::fresh_nonce;
+use crate::template::Keys;
+
+/// The suite's own manifest.
+const MANIFEST: &str = include_str!("../../fixtures/manifests/conform.yaml");
+/// Where errors about it point.
+const MANIFEST_NAME: &str = "fixtures/manifests/conform.yaml";
+/// The operator's variable with the token of the bottle under test.
+pub const TOKEN_ENV: &str = "BOTTLE_TEST_TOKEN";
+/// The one of the peer.
+pub const PEER_TOKEN_ENV: &str = "BOTTLE_PEER_TOKEN";
+
+/// Which bottle of the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The bottle under test.
+    Attacked,
+    /// The neighbour, always routed, that listens for nonces.
+    Peer,
+}
+
+/// A launched bottle and what belongs to it.
+pub struct Fixture {
+    /// The bottle.
+    pub bottle: Arc<Bottle>,
+    /// Its topology.
+    pub topology: Topology,
+    /// The control that was removed from it.
+    pub leak: Option<Leak>,
+    /// Its token: a sentinel that witnesses recognise.
+    pub token: Nonce,
+    /// How long its launch took, in milliseconds.
+    pub launch_ms: u64,
+    control: OnceCell<String>,
+    listener: Option<String>,
+}
+
+/// The plan of a bottle of the suite's manifest.
+pub fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, SuiteError> {
+    let manifest = bottle_plan::parse(MANIFEST_NAME, MANIFEST)?;
+    let mut entropy = [0; 8];
+    entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
+    let facts = HostFacts {
+        subnets: lab.facts.subnets.clone(),
+        home: "/nonexistent".to_owned(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        slug_entropy: entropy,
+        ..HostFacts::default()
+    };
+    let port = world::PEER_PORT.to_string();
+    let command = match kind {
+        Kind::Attacked => vec!["/bottle-probe", "wait", MARKER],
+        Kind::Peer => vec!["/bottle-probe", "listen", "--ports", &port],
+    };
+    let options = PrepareOptions {
+        topology: Some(topology),
+        command: command.into_iter().map(str::to_owned).collect(),
+        outer_network: Some(lab.network.clone()),
+        resolver: Some(vec![format!("{}:53", lab.outside_address)]),
+        extra_upstream_roots: vec![lab.outside_ca.clone()],
+        public_roots: false,
+        bundle_image: lab.images.bundle.reference.clone(),
+        image: Some(lab.images.probe.reference.clone()),
+        extra_env: [("BOTTLE_MARKER".to_owned(), MARKER.to_owned())].into(),
+        ..PrepareOptions::default()
+    };
+    let name = match kind {
+        Kind::Attacked => "attacked",
+        Kind::Peer => "peer",
+    };
+    Ok(prepare(&manifest, name, &facts, &options)?)
+}
+
+/// Launches a plan. The launch goes on in a task of its own and its bottle belongs to the lab, so that a run that is stopped
+/// meanwhile leaves nothing.
+pub async fn launch_plan(lab: &Lab, plan: Plan, kind: Kind, leak: Option<Leak>) -> Result<Fixture, SuiteError> {
+    let topology = plan.topology;
+    let token = fresh_nonce();
+    let mut secrets = Secrets::none();
+    let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
+    secrets.insert(name, token.to_string());
+    let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
+    options.guest_stdio = kind == Kind::Peer;
+    options.cancel = Some(lab.stop.clone());
+    let backend = lab.backend.clone();
+    let started = std::time::Instant::now();
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let launching = tokio::spawn(async move {
+        let outcome = launch(plan, secrets, backend, options).await.map(Arc::new);
+        if let Err(Ok(bottle)) = send.send(outcome) {
+            // Nobody waits for it any more.
+            bottle.close().await;
+        }
+    });
+    lab.watch_launch(launching);
+    let bottle = receive.await.map_err(|_| SuiteError::Interrupted)??;
+    lab.adopt(bottle.clone());
+    let launch_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if kind == Kind::Peer
+        && let Some(streams) = bottle.guest_streams()
+    {
+        // It ends with the guest.
+        hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
+    }
+    Ok(Fixture { bottle, topology, leak, token, launch_ms, control: OnceCell::new(), listener: None })
+}
+
+impl Fixture {
+    /// Launches a bottle of the manifest as shipped.
+    pub async fn shipped(lab: &Lab, kind: Kind, topology: Topology) -> Result<Self, SuiteError> {
+        launch_plan(lab, plan(lab, kind, topology)?, kind, None).await
+    }
+
+    /// Opens the listener on the own bundle's loopback (see `bundle.lo.tcp` of the world).
+    pub async fn open_listener(&mut self, lab: &Lab) -> Result<(), SuiteError> {
+        self.listener = Some(lab.listener_in(self.bottle.id(Role::Bundle)).await?);
+        Ok(())
+    }
+
+    /// Id of its container.
+    pub fn bundle_listener(&self) -> Option<&str> {
+        self.listener.as_deref()
+    }
+
+    /// Name and subnet of the network between guest and bundle.
+    pub fn inner(&self) -> Option<(&String, &String)> {
+        self.bottle.subnets().iter().find(|(name, _)| name.ends_with("-inner"))
+    }
+
+    /// First IPv4 address of a half on a network whose name ends like this.
+    fn address(&self, role: Role, ending: &str) -> Option<String> {
+        let seen = match role {
+            Role::Guest => self.bottle.guest(),
+            Role::Bundle => self.bottle.bundle(),
+        };
+        let addresses = seen.addresses.iter().find(|(name, _)| name.ends_with(ending)).map(|(_, all)| all);
+        addresses?.iter().find(|address| address.is_ipv4()).map(ToString::to_string)
+    }
+
+    /// Address of the bundle on its outer network.
+    pub fn bundle_outer(&self, lab: &Lab) -> Option<String> {
+        self.address(Role::Bundle, &lab.network)
+    }
+
+    /// Address of a half on the inner network.
+    pub fn inner_address(&self, role: Role) -> Option<String> {
+        self.address(role, "-inner")
+    }
+
+    /// A control guest on this bottle's inner network, which has the way to its listeners that a neighbour would have.
+    pub async fn control(&self, lab: &Lab) -> Result<&str, SuiteError> {
+        let network = self.inner().map(|(name, _)| name.clone());
+        let control = self.control.get_or_try_init(|| async {
+            match network {
+                Some(network) => lab.control_on(&network).await,
+                None => Ok(lab.control_outside.clone()),
+            }
+        });
+        control.await.map(String::as_str)
+    }
+
+    /// Removes it from the engine before the lab does. What could not be removed.
+    pub async fn close(&self, lab: &Lab) -> Vec<String> {
+        let mut left = Vec::new();
+        if let (Some(control), true) = (self.control.get(), self.inner().is_some())
+            && let Err(error) = lab.remove_container(control).await
+        {
+            left.push(error.to_string());
+        }
+        if let Some(listener) = &self.listener
+            && let Err(error) = lab.remove_container(listener).await
+        {
+            left.push(error.to_string());
+        }
+        let report = self.bottle.close().await;
+        left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
+        left
+    }
+
+    /// Every key of the world for cases in this bottle.
+    pub fn keys(&self, lab: &Lab, peer: &Fixture) -> Keys {
+        let mut keys = lab.keys.clone();
+        let local = || "127.0.0.1".to_owned();
+        let own_inner = self.inner().or(peer.inner()).map(|(_, cidr)| cidr.as_str()).unwrap_or("10.213.0.0/24");
+        let gateway = in_subnet(own_inner, 1).unwrap_or_else(local);
+        let later = lab.host.tcp(std::net::Ipv4Addr::LOCALHOST.into(), 0, Vantage::HostLoopback4);
+        let later = later.unwrap_or(lab.host.loopback4);
+        let peer_published = peer.bottle.guest().published.values().chain(peer.bottle.bundle().published.values());
+        let peer_published = peer_published.flatten().next().map_or(0, |(_, port)| *port);
+        let plan = |fixture: &Fixture, role| match role {
+            Role::Guest => fixture.bottle.plan().guest.name.clone(),
+            Role::Bundle => fixture.bottle.plan().bundle.name.clone(),
+        };
+        let own = [
+            ("host.lo4.tcp2", later.to_string()),
+            ("host.address.inner", gateway.clone()),
+            ("inner.gateway", gateway),
+            ("inner.last", in_subnet(own_inner, 254).unwrap_or_else(local)),
+            ("bundle.address", self.inner_address(Role::Bundle).unwrap_or_else(local)),
+            ("bundle.outer", self.bundle_outer(lab).unwrap_or_else(local)),
+            ("guest.address", self.inner_address(Role::Guest).unwrap_or_else(local)),
+            ("peer.guest", peer.inner_address(Role::Guest).unwrap_or_else(local)),
+            ("peer.bundle", peer.inner_address(Role::Bundle).unwrap_or_else(local)),
+            ("peer.bundle.outer", peer.bundle_outer(lab).unwrap_or_else(local)),
+            ("peer.slug", peer.bottle.slug().to_owned()),
+            ("peer.guest.name", plan(peer, Role::Guest)),
+            ("peer.bundle.name", plan(peer, Role::Bundle)),
+            ("peer.published", peer_published.to_string()),
+            ("peer.token", peer.token.to_string()),
+            ("token", self.token.to_string()),
+            ("token.placeholder", bottle_plan::placeholder(TOKEN_ENV)),
+            ("marker", MARKER.to_owned()),
+        ];
+        keys.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        keys
+    }
+
+    /// Decisions of the own bundle that carry the nonce, in whatever field.
+    pub fn decisions(&self, nonce: &Nonce) -> Vec<DecisionSeen> {
+        decisions(&self.bottle.event_log(), nonce)
+    }
+}
+
+/// Decisions that carry the nonce, in whatever field.
+pub fn decisions(log: &[BundleEvent], nonce: &Nonce) -> Vec<DecisionSeen> {
+    log.iter()
+        .filter_map(|event| match event {
+            BundleEvent::Decision(record) => Some(record),
+            _ => None,
+        })
+        .filter(|record| {
+            let carried = record.nonce.iter().chain(&record.host).chain(&record.told);
+            carried.into_iter().any(|text| Nonce::find_all(text.as_bytes()).contains(nonce))
+        })
+        .map(|record| DecisionSeen {
+            denied: record.verdict == bottle_policy::DecisionVerdict::Deny,
+            rule: record.rule.clone(),
+            by: format!("{:?} at {:?}", record.daemon, record.stage).to_lowercase(),
+        })
+        .collect()
+}

@@ -1,0 +1,208 @@
+//! Cases that the runner performs or accompanies from outside.
+
+mod authority;
+mod cross;
+mod death;
+mod hammer;
+mod inventory;
+mod lifecycle;
+mod reuse;
+mod search;
+mod secrets;
+mod state;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use probe_spec::{
+    Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase, Vantage,
+};
+
+pub use death::launcher;
+
+use crate::agent::{Place, attempt};
+use crate::assemble::{Heard, Proof, expectation};
+use crate::batch::{Target, limit_ms};
+use crate::error::SuiteError;
+use crate::fixture::{Fixture, Kind, launch_plan};
+use crate::leaks;
+use crate::selection::CaseCell;
+use crate::sightings::fresh_nonce;
+
+/// What a scenario came to.
+#[derive(Default)]
+pub struct Observation {
+    /// Whether everything that the case asks for was really done.
+    pub issued: bool,
+    /// What was found that must not be there.
+    pub findings: Vec<String>,
+    /// What was done, for a person.
+    pub trace: Vec<String>,
+    /// Whether a planted marker was found, where there was one to find.
+    pub marker: Option<bool>,
+    /// Witnesses that the scenario itself showed to work.
+    pub alive: Vec<Vantage>,
+    /// What was wrong with an agent's output.
+    pub faults: Vec<String>,
+    /// How the agent ended, when one took part.
+    pub agent: Option<AgentEnd>,
+}
+
+impl Observation {
+    /// A scenario that was not carried out, and why.
+    pub fn not_issued(why: impl Into<String>) -> Self {
+        Self { trace: vec![why.into()], ..Self::default() }
+    }
+
+    /// Notes a step.
+    pub fn note(&mut self, line: impl Into<String>) {
+        self.trace.push(line.into());
+    }
+
+    /// Takes over what an agent reported.
+    pub fn take(&mut self, answer: Answer) {
+        self.issued &= answer.attempt.as_ref().is_some_and(|attempt| attempt.issued);
+        if let Some(attempt) = answer.attempt {
+            self.findings.extend(attempt.findings);
+            self.trace.extend(attempt.trace);
+            if let Some(found) = attempt.marker_found {
+                self.marker = Some(found && self.marker != Some(false));
+            }
+        }
+        self.faults.extend(answer.faults);
+        if self.agent.is_none() || answer.end != AgentEnd::Clean {
+            self.agent = Some(answer.end);
+        }
+    }
+}
+
+/// What one agent answered to one case.
+pub struct Answer {
+    /// Its line.
+    pub attempt: Option<Attempt>,
+    /// What was wrong with its output.
+    pub faults: Vec<String>,
+    /// How it ended.
+    pub end: AgentEnd,
+}
+
+/// Has the agent in a container attempt one action, filled in already.
+pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Action) -> Answer {
+    let limit = limit_ms(&action);
+    let case =
+        AgentCase { case: "case".to_owned(), nonce: nonce.clone(), ok: fresh_nonce(), action, limit_ms: limit };
+    let asked = BTreeMap::from([("case".to_owned(), nonce.clone())]);
+    let list = AgentList { cases: vec![case], parallel: 1 };
+    let place = Place { backend: &*target.lab.backend, id };
+    let run = attempt(place, &list, &fresh_nonce(), Duration::from_millis(limit + 5_000)).await;
+    let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
+    heard.close(&asked, &run.end);
+    let faults = heard.faults.into_values().flatten().chain(heard.shared_faults).collect();
+    Answer { attempt: heard.attempts.remove("case"), faults, end: run.end }
+}
+
+/// Performs a case that is more than an agent's attempt.
+pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, SuiteError> {
+    let started = crate::clock::now();
+    let clock = Instant::now();
+    let nonce = fresh_nonce();
+    let wanted = cell.case.spec.alive.iter().copied().collect();
+    let before = target.prove(&wanted).await?;
+    let observed = match &cell.case.spec.how {
+        How::Agent(action) => {
+            let action = crate::template::fill(action, target.keys)?;
+            let mut observed = Observation { issued: true, ..Observation::default() };
+            observed.take(attempt_in(target, &target.fixture.bottle.guest().id, &nonce, action).await);
+            observed
+        }
+        How::Hammer { action, meanwhile } => return hammer::perform(target, cell, action, *meanwhile, nonce).await,
+        How::Runner(case) => runner_case(target, cell, case, &nonce).await?,
+    };
+    let settled = target.settle().await;
+    let after = target.prove(&wanted).await?;
+    let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let seen = Seen { nonce, started, took_ms, settled, decisions: target.fixture };
+    Ok(evidence(target, cell, observed, &before, &after, seen))
+}
+
+async fn runner_case(
+    target: &Target<'_>,
+    cell: &CaseCell,
+    case: &RunnerCase,
+    nonce: &Nonce,
+) -> Result<Observation, SuiteError> {
+    match case {
+        RunnerCase::InventoryAfterStop(kind) => lifecycle::after_stop(target, cell, *kind).await,
+        RunnerCase::LauncherDeath(death) => death::perform(target, cell, *death).await,
+        RunnerCase::StateFiles(check) => state::perform(target, cell, *check).await,
+        RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place, nonce).await,
+        RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
+        RunnerCase::Authority(check) => authority::perform(target, cell, *check).await,
+        RunnerCase::AddressReuse(check) => reuse::perform(target, cell, *check, nonce).await,
+        RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
+        RunnerCase::WriteThenFreshSearches(places) => cross::write_then_fresh(target, cell, places, nonce).await,
+        RunnerCase::PeerThenSelf { peer, own } => cross::peer_then_self(target, peer, own, nonce).await,
+    }
+}
+
+/// Launches one more bottle of this target's kind, with the same control removed.
+pub async fn launch_like(target: &Target<'_>, cell: &CaseCell) -> Result<Fixture, SuiteError> {
+    let plan = leaks::plan(target.lab, Kind::Attacked, cell.topology, target.fixture.leak)?;
+    launch_plan(target.lab, plan, Kind::Attacked, target.fixture.leak).await
+}
+
+/// What was seen of a case from outside.
+pub struct Seen<'a> {
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// RFC 3339.
+    pub started: String,
+    /// Milliseconds.
+    pub took_ms: u64,
+    /// Whether the settle window passed and was acknowledged.
+    pub settled: bool,
+    /// The bottle whose decisions count.
+    pub decisions: &'a Fixture,
+}
+
+/// The evidence of a scenario.
+pub fn evidence(
+    target: &Target<'_>,
+    cell: &CaseCell,
+    observed: Observation,
+    before: &Proof,
+    after: &Proof,
+    seen: Seen<'_>,
+) -> Evidence {
+    let expectation = expectation(cell);
+    let liveness = expectation.alive.iter().map(|at| {
+        let own = observed.alive.contains(at) || (*at == Vantage::Guest && observed.marker == Some(true));
+        Liveness { at: *at, before: own || before.contains(at), after: own || after.contains(at) }
+    });
+    let mut trace = observed.trace;
+    trace.truncate(64);
+    Evidence {
+        version: EVIDENCE_VERSION,
+        cell: target.cell(cell),
+        nonce: seen.nonce.clone(),
+        secrets: target.secrets(cell),
+        attempt: Some(Attempt {
+            case: cell.cell.case.clone(),
+            nonce: seen.nonce.clone(),
+            issued: observed.issued,
+            trace,
+            findings: observed.findings,
+            marker_found: observed.marker,
+        }),
+        faults: observed.faults,
+        agent: observed.agent.unwrap_or(AgentEnd::NoAgent),
+        liveness: liveness.collect(),
+        settled: seen.settled,
+        sightings: target.seen(&seen.nonce),
+        decisions: seen.decisions.decisions(&seen.nonce),
+        facts: Vec::new(),
+        started: seen.started,
+        took_ms: seen.took_ms,
+        expectation,
+    }
+}

@@ -1,0 +1,102 @@
+//! XB-06: what belongs to a former owner of an address.
+
+use bottle_backend::Role;
+use bottle_plan::{NetworkPlan, Plan};
+use probe_spec::{Action, Nonce, ReuseCheck, Step, world};
+
+use super::{Observation, attempt_in};
+use crate::batch::Target;
+use crate::error::SuiteError;
+use crate::fixture::{Fixture, Kind, launch_plan};
+use crate::leaks;
+use crate::selection::CaseCell;
+use crate::sightings::fresh_nonce;
+
+/// Launches a bottle with the peer's rights, closes it, gives its subnet (and so its addresses) to a bottle with other rights,
+/// and attacks with what belonged to the former.
+pub async fn perform(
+    target: &Target<'_>,
+    cell: &CaseCell,
+    check: ReuseCheck,
+    nonce: &Nonce,
+) -> Result<Observation, SuiteError> {
+    let lab = target.lab;
+    let leak = target.fixture.leak;
+    let mut observed = Observation { issued: true, ..Observation::default() };
+    let former_plan = leaks::plan(lab, Kind::Peer, cell.topology, leak)?;
+    let former = launch_plan(lab, former_plan, Kind::Peer, leak).await?;
+    let inner = former.inner().map(|(_, subnet)| subnet.clone());
+    let address = former.inner_address(Role::Guest);
+    let allowed = attempt_in(target, &former.bottle.guest().id, &fresh_nonce(), peer_request(&fresh_nonce())).await;
+    observed.note(format!("the former owner's own request: {:?}", allowed.end));
+    observed.trace.extend(former.close(lab).await);
+    let plan = leaks::plan(lab, Kind::Attacked, cell.topology, leak)?;
+    let plan = match &inner {
+        Some(subnet) => on_subnet(plan, subnet),
+        None => Some(plan),
+    };
+    let Some(plan) = plan else {
+        return Ok(Observation::not_issued("the plan cannot be put on the former's subnet"));
+    };
+    let heir = launch_plan(lab, plan, Kind::Attacked, leak).await?;
+    if heir.inner_address(Role::Guest) != address {
+        observed.issued = false;
+        observed.note(format!("the heir has {:?}, the former had {address:?}", heir.inner_address(Role::Guest)));
+    }
+    let action = attack(check, nonce, &heir, &former);
+    observed.take(attempt_in(target, &heir.bottle.guest().id, nonce, action).await);
+    observed.trace.extend(heir.close(lab).await);
+    Ok(observed)
+}
+
+fn on_subnet(plan: Plan, subnet: &str) -> Option<Plan> {
+    let mut plan = plan.with_inner_subnet(subnet)?;
+    let gateway = crate::addresses::in_subnet(subnet, 1)?.parse().ok();
+    let inner: Vec<&mut NetworkPlan> = plan.networks.iter_mut().filter(|network| network.role == "inner-network").collect();
+    for network in inner {
+        let mut own = network.subnets.first()?.clone();
+        own.cidr = subnet.to_owned();
+        own.gateway = gateway;
+        network.subnets = vec![own];
+    }
+    Some(plan)
+}
+
+/// A request that only the peer's policy allows, with the nonce.
+fn peer_request(nonce: &Nonce) -> Action {
+    let connect = format!(
+        "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {nonce}\r\n\r\n",
+        host = world::PEER_ROUTE
+    );
+    let get = format!("GET /{nonce} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {nonce}\r\n\r\n", world::PEER_ROUTE);
+    let steps = vec![
+        Step::Send { text: connect },
+        Step::Success,
+        Step::Tls { sni: Some(world::PEER_ROUTE.to_owned()), alpn: Vec::new(), split: None },
+        Step::Send { text: get },
+        Step::Read { ms: 500 },
+    ];
+    Action::Talk { to: "proxy".to_owned(), steps }
+}
+
+fn attack(check: ReuseCheck, nonce: &Nonce, heir: &Fixture, former: &Fixture) -> Action {
+    match check {
+        // The policy allows the former's host, and the token shows there, only when either outlives its owner.
+        ReuseCheck::Policy | ReuseCheck::Token => peer_request(nonce),
+        ReuseCheck::Listener => {
+            let to = heir.inner_address(Role::Guest).unwrap_or_else(|| "127.0.0.1".to_owned());
+            let to = format!("{to}:{}", world::PEER_PORT);
+            Action::Tcp { to, send: "{nonce}".to_owned(), from: None }
+        }
+        // On the outer leg, where the former's bundle was.
+        ReuseCheck::Connection => {
+            let bundle = former.inner_address(Role::Bundle).unwrap_or_else(|| "127.0.0.1".to_owned());
+            let to = format!("{bundle}:{}", bottle_policy::PROXY_PORT);
+            let text = format!(
+                "GET http://{host}/{nonce} HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: {nonce}\r\n\r\n",
+                host = world::PEER_ROUTE
+            );
+            Action::Talk { to, steps: vec![Step::Send { text }, Step::Response] }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! TX-12 and TX-18: planted secrets in outputs, and in what the engine tells.
+
+use bollard::query_parameters::{DownloadFromContainerOptions, InspectContainerOptions, LogsOptions};
+use bottle_backend::Role;
+use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted, TableStyle, to_json, to_junit, to_table};
+use futures_util::TryStreamExt;
+use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
+
+use super::search::find;
+use super::{Observation, Seen, attempt_in, evidence};
+use crate::assemble::Proof;
+use crate::batch::Target;
+use crate::error::SuiteError;
+use crate::selection::CaseCell;
+
+/// Longest output that is searched.
+const LIMIT: usize = 64 << 20;
+
+/// Uses the token's route in ways that succeed and that fail, then searches an output.
+pub async fn in_output(
+    target: &Target<'_>,
+    place: OutputPlace,
+    nonce: &Nonce,
+) -> Result<Observation, SuiteError> {
+    let guest = &target.fixture.bottle.guest().id;
+    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut answers = Vec::new();
+    for action in uses() {
+        answers.push(attempt_in(target, guest, nonce, action).await);
+    }
+    answers.into_iter().for_each(|answer| observed.take(answer));
+    target.settle().await;
+    let texts = match place {
+        OutputPlace::BundleLogs => bundle_logs(target).await,
+        OutputPlace::Evidence | OutputPlace::Junit | OutputPlace::Terminal => rendered(target, place, &observed, nonce),
+    };
+    search(target, texts, &mut observed);
+    Ok(observed)
+}
+
+/// Requests that make the bundle handle the token: one that succeeds, and some that fail on the way.
+fn uses() -> Vec<Action> {
+    let inside = |request: &str| {
+        let connect =
+            format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n", host = world::ROUTE);
+        Action::Talk {
+            to: "proxy".to_owned(),
+            steps: vec![
+                Step::Send { text: connect },
+                Step::Success,
+                Step::Tls { sni: Some(world::ROUTE.to_owned()), alpn: Vec::new(), split: None },
+                Step::Send { text: request.to_owned() },
+                Step::Read { ms: 500 },
+            ],
+        }
+    };
+    let get = format!(
+        "GET /{{nonce}} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {{nonce}}\r\nconnection: close\r\n\r\n",
+        world::ROUTE
+    );
+    let other = get.replace(world::ROUTE, world::DENIED);
+    let broken = format!("{}GET / HTTP/9.9\r\n\r\n", get.replace("connection: close\r\n", ""));
+    vec![inside(&get), inside(&other), inside(&broken)]
+}
+
+/// Everything that the bundle and the launcher said of this bottle.
+async fn bundle_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let bottle = &target.fixture.bottle;
+    let events = serde_json::to_vec(&bottle.event_log()).map_err(|error| error.to_string())?;
+    let (_, unparsed) = bottle.unparsed_lines();
+    Ok(vec![
+        ("the bundle's events".to_owned(), events),
+        ("the bundle's other output".to_owned(), unparsed.join("\n").into_bytes()),
+        ("the bundle's standard error".to_owned(), bottle.bundle_stderr_tail().join("\n").into_bytes()),
+        ("the engine's log of the bundle".to_owned(), logs(bottle.id(Role::Bundle)).await?),
+    ])
+}
+
+/// A report over this very case, in the form that is searched.
+fn rendered(
+    target: &Target<'_>,
+    place: OutputPlace,
+    observed: &Observation,
+    nonce: &Nonce,
+) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let cell = self_cell(target);
+    let copy = Observation {
+        issued: observed.issued,
+        findings: observed.findings.clone(),
+        trace: observed.trace.clone(),
+        ..Observation::default()
+    };
+    let none = Proof::new();
+    let seen = Seen {
+        nonce: nonce.clone(),
+        started: crate::clock::now(),
+        took_ms: 0,
+        settled: true,
+        decisions: target.fixture,
+    };
+    let mut evidence = evidence(target, &cell, copy, &none, &none, seen);
+    // The sentinels that a case is about are named in its evidence on purpose; what is asked is whether they come in otherwise.
+    evidence.secrets.clear();
+    // Origins of the run are told the route's token: that sighting is the route at work.
+    evidence.sightings.retain(|sighting| sighting.at != Vantage::Origin);
+    let line = serde_json::to_vec(&evidence).map_err(|error| error.to_string())?;
+    let judgement = probe_spec::judge(&evidence);
+    let expected = ExpectedCell { cell: cell.cell.clone(), title: String::new(), on_breach: String::new() };
+    let started = RunStarted {
+        run: target.lab.run.clone(),
+        at: crate::clock::now(),
+        suite: String::new(),
+        digest: String::new(),
+        engine: target.lab.facts.engine.clone(),
+        facts: Vec::new(),
+        expected: vec![expected],
+    };
+    let report = Report::of([
+        Event::RunStarted(started),
+        Event::CaseJudged(Box::new(CaseJudged { cell: cell.cell, judgement, evidence: Some(evidence) })),
+        Event::RunEnded { at: crate::clock::now(), ending: Ending::Complete },
+    ]);
+    let text = match place {
+        OutputPlace::Junit => to_junit(&report).map_err(|error| error.to_string())?,
+        OutputPlace::Terminal => to_table(&report, TableStyle { verbose: true, ..TableStyle::default() }),
+        OutputPlace::Evidence | OutputPlace::BundleLogs => to_json(&report, 0).map_err(|error| error.to_string())?,
+    };
+    Ok(vec![("evidence".to_owned(), line), (format!("{place:?}"), text.into_bytes())])
+}
+
+fn self_cell(target: &Target<'_>) -> CaseCell {
+    let probe = probe_spec::CATALOGUE[0];
+    let spec = probe_spec::CaseSpec {
+        name: "rendered".to_owned(),
+        how: probe_spec::How::Runner(probe_spec::RunnerCase::SecretInOutput(OutputPlace::Evidence)),
+        oracle: probe_spec::Oracle::Unseen,
+        alive: Vec::new(),
+        decision: false,
+        controls: Vec::new(),
+        needs: Vec::new(),
+    };
+    let topology = target.fixture.topology;
+    let cell = probe_spec::Cell {
+        probe: probe.id.to_owned(),
+        case: spec.name.clone(),
+        backend: "docker".to_owned(),
+        topology: crate::selection::topology_name(topology).to_owned(),
+        leak: None,
+    };
+    CaseCell { case: crate::selection::Case { probe, spec }, cell, topology, not_applicable: None }
+}
+
+/// Searches what the engine tells of this bottle.
+pub async fn in_engine(target: &Target<'_>, place: EnginePlace) -> Result<Observation, SuiteError> {
+    let bottle = &target.fixture.bottle;
+    let texts = match place {
+        EnginePlace::InspectGuest => inspect(bottle.id(Role::Guest)).await,
+        EnginePlace::InspectBundle => inspect(bottle.id(Role::Bundle)).await,
+        EnginePlace::ContainerLogs => both_logs(target).await,
+        EnginePlace::GuestExport => export(bottle.id(Role::Guest)).await,
+        EnginePlace::Volumes => mounts(target).await,
+    };
+    let mut observed = Observation { issued: true, ..Observation::default() };
+    search(target, texts, &mut observed);
+    Ok(observed)
+}
+
+/// Searches texts for the tokens of the bottle and its neighbour. That the search reads something is shown by its length.
+pub fn search(target: &Target<'_>, texts: Result<Vec<(String, Vec<u8>)>, String>, observed: &mut Observation) {
+    let texts = match texts {
+        Ok(texts) => texts,
+        Err(problem) => {
+            observed.issued = false;
+            observed.note(problem);
+            return;
+        }
+    };
+    let mut length = 0;
+    for (name, bytes) in &texts {
+        length += bytes.len();
+        observed.note(format!("searched {} bytes of {name}", bytes.len()));
+        for (whose, secret) in [("the bottle's", &target.fixture.token), ("the peer's", &target.peer.token)] {
+            if let Some(form) = find(secret, bytes) {
+                observed.findings.push(format!("{whose} token stands in {name} {form}"));
+            }
+        }
+    }
+    if length > 0 {
+        observed.alive.extend([Vantage::HostFiles, Vantage::Inventory]);
+    }
+}
+
+fn engine() -> Result<bollard::Docker, String> {
+    bollard::Docker::connect_with_defaults().map_err(|error| error.to_string())
+}
+
+/// The engine's description of a container.
+pub async fn inspect(id: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let found = engine()?.inspect_container(id, None::<InspectContainerOptions>).await;
+    let found = found.map_err(|error| error.to_string())?;
+    let text = serde_json::to_vec(&found).map_err(|error| error.to_string())?;
+    Ok(vec![("the engine's description".to_owned(), text)])
+}
+
+async fn logs(id: &str) -> Result<Vec<u8>, String> {
+    let options = LogsOptions { stdout: true, stderr: true, ..LogsOptions::default() };
+    let engine = engine()?;
+    let mut lines = engine.logs(id, Some(options));
+    let mut bytes = Vec::new();
+    while let Some(line) = lines.try_next().await.map_err(|error| error.to_string())? {
+        bytes.extend_from_slice(&line.into_bytes());
+        if bytes.len() > LIMIT {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+async fn both_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let bottle = &target.fixture.bottle;
+    Ok(vec![
+        ("the engine's log of the guest".to_owned(), logs(bottle.id(Role::Guest)).await?),
+        ("the engine's log of the bundle".to_owned(), logs(bottle.id(Role::Bundle)).await?),
+    ])
+}
+
+async fn export(id: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let engine = engine()?;
+    let bytes = collect(engine.export_container(id)).await?;
+    Ok(vec![("an export of the guest".to_owned(), bytes)])
+}
+
+/// What is mounted into both containers, as the engine hands it out.
+async fn mounts(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let engine = engine()?;
+    let mut texts = Vec::new();
+    for role in [Role::Guest, Role::Bundle] {
+        let seen = target.fixture.bottle.observe(role).await.map_err(|error| error.to_string())?;
+        for mount in &seen.applied.mounts {
+            let options = DownloadFromContainerOptions { path: mount.target.clone() };
+            let bytes = collect(engine.download_from_container(&seen.id, Some(options))).await?;
+            texts.push((format!("{} of the {role:?}", mount.target), bytes));
+        }
+    }
+    Ok(texts)
+}
+
+async fn collect(
+    mut stream: impl futures_util::Stream<Item = Result<bytes::Bytes, bollard::errors::Error>> + Unpin,
+) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.try_next().await.map_err(|error| error.to_string())? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > LIMIT {
+            return Err(format!("more than {LIMIT} bytes to search"));
+        }
+    }
+    Ok(bytes)
+}
+
+/// The layers of an image, as the engine saves it.
+pub async fn layers(reference: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let engine = engine()?;
+    let bytes = collect(Box::pin(engine.export_image(reference))).await?;
+    Ok(vec![(format!("the layers of {reference}"), bytes)])
+}

@@ -1,0 +1,113 @@
+//! One bottle and its cells, from first proof to last verdict. What happens is told as events.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bottle_plan::Topology;
+use bottle_reports::{BottleLaunched, CaseJudged, Event};
+use probe_spec::{Cell, Evidence, Judgement, Leak, Vantage, Verdict};
+use tokio::sync::mpsc;
+
+use crate::batch::{Target, batches, witnesses};
+use crate::error::SuiteError;
+use crate::fixture::{Fixture, Kind, launch_plan};
+use crate::lab::Lab;
+use crate::leaks;
+use crate::scenario;
+use crate::selection::{CaseCell, topology_name};
+use crate::trust::Trust;
+
+/// Where events go.
+pub type Events = mpsc::UnboundedSender<Event>;
+
+/// What sessions of one run share.
+pub struct Session {
+    /// The surroundings.
+    pub lab: Arc<Lab>,
+    /// The neighbour.
+    pub peer: Arc<Fixture>,
+    /// Where events go.
+    pub events: Events,
+    /// What the self-test says about each cell; `None` in the self-test itself.
+    pub trust: Option<Arc<Trust>>,
+    judged: Mutex<BTreeSet<Cell>>,
+}
+
+impl Session {
+    /// A session with nothing judged yet.
+    pub fn new(lab: Arc<Lab>, peer: Arc<Fixture>, events: Events, trust: Option<Arc<Trust>>) -> Self {
+        Self { lab, peer, events, trust, judged: Mutex::default() }
+    }
+
+    /// Launches a bottle (leaky or as shipped), attempts its cells and closes it.
+    pub async fn attack(
+        &self,
+        topology: Topology,
+        leak: Option<Leak>,
+        cells: Vec<CaseCell>,
+    ) -> Result<(), SuiteError> {
+        let plan = leaks::plan(&self.lab, Kind::Attacked, topology, leak)?;
+        let mut fixture = launch_plan(&self.lab, plan, Kind::Attacked, leak).await?;
+        if cells.iter().any(|cell| cell.case.spec.alive.contains(&Vantage::OwnBundle)) {
+            fixture.open_listener(&self.lab).await?;
+        }
+        self.tell(Event::BottleLaunched(BottleLaunched {
+            slug: fixture.bottle.slug().to_owned(),
+            topology: topology_name(topology).to_owned(),
+            leak,
+            took_ms: fixture.launch_ms,
+        }));
+        let outcome = self.attack_launched(&fixture, cells).await;
+        for left in fixture.close(&self.lab).await {
+            self.tell(Event::Note { text: format!("left behind by {}: {left}", fixture.bottle.slug()) });
+        }
+        outcome
+    }
+
+    async fn attack_launched(&self, fixture: &Fixture, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
+        let keys = fixture.keys(&self.lab, &self.peer);
+        let target = Target { lab: &self.lab, fixture, peer: &self.peer, keys: &keys };
+        let (batches, others) = batches(cells);
+        let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
+        if !batches.is_empty() {
+            let mut before = target.prove(&wanted).await?;
+            for batch in &batches {
+                let (evidence, after) = target.attempt(batch, &before, &wanted).await?;
+                evidence.into_iter().for_each(|evidence| self.judge(evidence));
+                before = after;
+            }
+        }
+        for cell in others {
+            let evidence = scenario::perform(&target, &cell).await?;
+            self.judge(evidence);
+        }
+        Ok(())
+    }
+
+    /// Judges one case and tells. `HELD` is worth nothing without a self-test that turned the same case red.
+    fn judge(&self, evidence: Evidence) {
+        let mut judgement = probe_spec::judge(&evidence);
+        if judgement.verdict == Verdict::Held
+            && let Some(why) = self.trust.as_ref().and_then(|trust| trust.objection(&evidence.cell))
+        {
+            judgement = Judgement { verdict: Verdict::Inconclusive, reason: why };
+        }
+        let cell = evidence.cell.clone();
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.clone());
+        self.tell(Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: Some(evidence) })));
+    }
+
+    /// Notes an error for each of these cells that was not judged before.
+    pub fn give_up(&self, cells: Vec<Cell>, reason: &str) {
+        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for cell in cells.into_iter().filter(|cell| !judged.contains(cell)) {
+            let judgement = Judgement { verdict: Verdict::Error, reason: format!("not attempted: {reason}") };
+            self.tell(Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: None })));
+        }
+    }
+
+    /// Tells an event. Whoever listened may be gone when the run was stopped.
+    pub fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
