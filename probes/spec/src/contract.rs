@@ -11,14 +11,15 @@ pub const NEEDS: &[(&str, &str)] = &[
         "the guest's processes are processes of the host's kernel",
     ),
     ("container-engine", "the guest is made by a container engine"),
+    ("own-network", "the bottle makes a network of its own in a run"),
 ];
 
 /// What this backend lacks in this topology: (need, reason). Empty for an unknown backend, so that its cases are run rather
 /// than left out.
 pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'static str)] {
     match (backend, topology) {
-        ("docker", "sealed") => &[NO_ADDRESS],
-        ("smolmachines", "sealed") => &[NO_ADDRESS, OWN_KERNEL, NO_ENGINE],
+        ("docker", "sealed") => &[NO_ADDRESS, NO_NETWORK],
+        ("smolmachines", "sealed") => &[NO_ADDRESS, NO_NETWORK, OWN_KERNEL, NO_ENGINE],
         ("smolmachines", _) => &[OWN_KERNEL, NO_ENGINE],
         _ => &[],
     }
@@ -35,6 +36,10 @@ pub fn not_applicable(backend: &str, topology: &str, needs: &[&str]) -> Option<&
 const NO_ADDRESS: (&str, &str) = (
     "ip-address",
     "a sealed guest has no network and no address that could be taken over or given again",
+);
+const NO_NETWORK: (&str, &str) = (
+    "own-network",
+    "a sealed bottle of a run makes no network: its guest has none, and its bundle joins the run's stand-in internet",
 );
 const OWN_KERNEL: (&str, &str) = (
     "shared-kernel",

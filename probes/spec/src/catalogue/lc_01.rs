@@ -30,9 +30,14 @@ fn cases() -> Vec<CaseSpec> {
         ("state-directory", InventoryKind::StateDirectory),
     ]
     .map(|(name, kind)| {
+        let needs: &[&str] = match kind {
+            InventoryKind::Networks | InventoryKind::FirewallRules => &["own-network"],
+            _ => &[],
+        };
         runner(name, RunnerCase::InventoryAfterStop(kind))
             .alive(&[Vantage::Inventory])
             .controls(&[Leak::NoReap])
+            .needs(needs)
     })
     .into()
 }

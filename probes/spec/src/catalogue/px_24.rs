@@ -9,7 +9,7 @@ pub const PROBE: Probe = Probe {
     title: "other members of the bundle as proxies",
     requirement: "Only the proxy MUST answer as a proxy: no other member of the bundle relays anything.",
     why: "A git gate, a supervisor or a resolver that happens to forward requests is a second way out without rules.",
-    source: "Seen in: gh-aw-firewall M2/M5.",
+    source: "Seen in: gh-aw-firewall, whose threat model lists relaying through members that are no proxy (M2, M5).",
     does: "Speaks proxy protocols to the ports where other members listen or could listen.",
     on_breach: "Find which daemon owns the port that relayed, and bind it to its own protocol.",
     priority: Priority::P0,
