@@ -35,7 +35,9 @@ impl Bearer {
                 search
                     .run
                     .trace(format!("marker put into process {} of the agent's own", child.id()));
-                Some(Self(child))
+                let bearer = Self(child);
+                bearer.await_arguments(search);
+                Some(bearer)
             }
             Err(error) => {
                 search.run.trace(format!(

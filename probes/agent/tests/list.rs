@@ -146,3 +146,50 @@ fn unknown_commands_are_refused() {
         assert_eq!(status.expect("runs").code(), Some(64));
     }
 }
+
+#[test]
+fn a_leaked_directory_is_found_by_the_agent_it_is_leaked_to() {
+    let action = Action::Descriptors {
+        of: probe_spec::DescriptorsOf::Own,
+    };
+    let list = AgentList {
+        cases: vec![case(0, action, 5000)],
+        parallel: 1,
+    };
+    let agent = env!("CARGO_BIN_EXE_bottle-probe");
+    let mut leaky = Command::new(agent)
+        .args(["leak-fd", "/usr", "--", agent, "list"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    give(&mut leaky, &serde_json::to_vec(&list).expect("serialises"));
+    let output = leaky.wait_with_output().expect("ends");
+    let text = String::from_utf8(output.stdout).expect("is text");
+    let answer: Attempt = serde_json::from_str(text.lines().nth(1).expect("answers")).expect("parses");
+    assert!(
+        answer.findings.iter().any(|finding| finding.ends_with("open: /usr")),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_hammer_repeats_its_cases_until_it_is_told_to_end() {
+    use base64::Engine as _;
+    let cases = serde_json::to_vec(&[case(0, tcp("127.0.0.1:1"), 1000)]).expect("serialises");
+    let mut hammer = Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
+        .arg("hammer")
+        .env("BOTTLE_HAMMER", base64::engine::general_purpose::STANDARD.encode(cases))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = BufReader::new(hammer.stdout.take().expect("has an output")).lines();
+    for line in lines.take(3) {
+        let answer: Attempt = serde_json::from_str(&line.expect("reads")).expect("parses");
+        assert!(answer.issued);
+    }
+    let pid = rustix::process::Pid::from_child(&hammer);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("is told");
+    // The reader is gone now too, so an end for want of output is as good.
+    assert!(matches!(hammer.wait().expect("ends").code(), Some(0 | 74)));
+}
