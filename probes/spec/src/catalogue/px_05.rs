@@ -24,7 +24,6 @@ fn cases() -> Vec<CaseSpec> {
         unseen(format!("absolute-{port}"), absolute(&authority)).alive(&[Vantage::InternetTcp])
     });
     let by_connect = [
-        ("connect-8443", ":8443"),
         ("connect-0", ":0"),
         ("connect-65536", ":65536"),
         ("connect-65979", ":65979"),
@@ -35,9 +34,13 @@ fn cases() -> Vec<CaseSpec> {
     .map(|(name, port)| {
         unseen(name, tunnel(&format!("{host}{port}"), Some(host), host)).alive(&[Vantage::InternetTcp])
     });
+    // The request inside must name the port too, or it does not agree with the tunnel's.
+    let other_tls = tunnel("allowed.test:8443", Some(host), "allowed.test:8443");
+    let other_tls = unseen("connect-8443", other_tls).alive(&[Vantage::InternetTcp]);
     by_target
         .into_iter()
         .chain(by_connect)
+        .chain([other_tls])
         .map(|case| case.denied().controls(&[Leak::PxAnyPort]))
         .collect()
 }

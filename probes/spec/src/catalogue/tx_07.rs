@@ -22,9 +22,6 @@ fn cases() -> Vec<CaseSpec> {
     let head = |path: &str, extra: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}{NONCE_FIELD}\r\n");
     let inside = |text: String| tunnel_sending("allowed.test:443", Some(host), text);
     let body = "key=${token.placeholder}&n={nonce}";
-    let post = format!(
-        "POST /{{nonce}} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n{NONCE_FIELD}\r\n2\r\nk=\r\n0\r\n\r\n"
-    );
     let opened = |last: Vec<Step>| {
         let mut steps = vec![connect("allowed.test:443"), Step::Success];
         steps.extend(last);
@@ -67,7 +64,10 @@ fn cases() -> Vec<CaseSpec> {
             "cookie",
             inside(head("/{nonce}", "Cookie: key=${token.placeholder}\r\n")),
         ),
-        ("body", inside(post)),
+        (
+            "bearer",
+            inside(head("/{nonce}", "Authorization: Bearer ${token.placeholder}\r\n")),
+        ),
         ("h2", opened(vec![tls_h2(host), h2])),
         ("websocket", opened(vec![tls(host), websocket, listen()])),
         ("plain-http", proxy([send(plain), listen()])),
