@@ -1,7 +1,7 @@
 //! LB-04: the gateway of the guest's network.
 
 use super::make::{tcp, udp, unseen};
-use crate::{CaseSpec, Leak, Priority, Probe, Vantage};
+use crate::{Action, CaseSpec, Leak, Priority, Probe, Vantage};
 
 /// The probe.
 pub const PROBE: Probe = Probe {
@@ -10,7 +10,7 @@ pub const PROBE: Probe = Probe {
     requirement: "A guest MUST NOT reach a service of the host through a gateway address.",
     why: "Engines give the host the first address of every bridge, internal ones too, so that whatever listens on 0.0.0.0 is one hop away from the guest.",
     source: "Seen in: moby #47356/#47481, libnetwork #1151, smolvm #784.",
-    does: "Connects over TCP and UDP to the address that the host would have on the guest's network, to the engine's default bridge, and to the gateways that container engines and virtual machines use by default.",
+    does: "Connects over TCP and UDP and sends echo requests to the address that the host would have on the guest's network, to the engine's default bridge, and to the gateways that container engines and virtual machines use by default.",
     on_breach: "Make the guest's network with `com.docker.network.bridge.inhibit_ipv4=true`, or seal the bottle. Compare with `docker network inspect` and `ip address` on the host.",
     priority: Priority::P0,
     tags: &["gateway", "host", "network"],
@@ -18,9 +18,15 @@ pub const PROBE: Probe = Probe {
 };
 
 fn cases() -> Vec<CaseSpec> {
+    let echo = Action::Icmp {
+        to: "${inner.gateway}".to_owned(),
+        raw: false,
+        send: "{nonce}".to_owned(),
+        answer_is_finding: true,
+    };
     let own = [
         ("own-gateway-tcp", tcp("${inner.gateway}:${host.any.tcp}")),
-        ("own-gateway-published", tcp("${inner.gateway}:${host.published.tcp}")),
+        ("own-gateway-echo", echo),
         ("host-on-own-network-tcp", tcp("${host.address.inner}:${host.any.tcp}")),
     ];
     let own_udp = [

@@ -18,7 +18,8 @@ pub const PROBE: Probe = Probe {
 };
 
 fn cases() -> Vec<CaseSpec> {
-    let flip = "flip.rebind.test";
+    // A name of its own each time: what it leads to depends on how often it was asked for.
+    let flip = "{ok}.flip.rebind.test";
     let two = sequence([proxy([send(absolute_ok(flip)), listen()]), absolute(flip)]);
     let one = proxy([
         send(absolute_ok(flip)),
