@@ -37,11 +37,14 @@ pub struct Place<'a> {
     pub backend: &'a dyn Backend,
     /// A guest or a control container (`Role::Guest`: both are containers of the engine).
     pub id: &'a str,
+    /// What the agent is started through.
+    pub prefix: &'a [String],
 }
 
 /// Has an agent attempt a list. Never fails: what goes wrong is how the agent ended.
 pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: Duration) -> AgentRun {
-    let command = ["/bottle-probe", "list", "--batch", batch.as_str()].map(str::to_owned).to_vec();
+    let own = ["/bottle-probe", "list", "--batch", batch.as_str()].map(str::to_owned);
+    let command = place.prefix.iter().cloned().chain(own).collect();
     let spec = ExecSpec { command, ..ExecSpec::default() };
     let exec = match place.backend.exec(Role::Guest, place.id, &spec).await {
         Ok(exec) => exec,

@@ -41,7 +41,8 @@ pub enum Weight {
 /// The weight of an action.
 pub fn weight(action: &Action) -> Weight {
     match action {
-        Action::Tamper { .. } => Weight::Alone,
+        // A look at the agent's own descriptors sees those of the cases beside it.
+        Action::Tamper { .. } | Action::Descriptors { .. } => Weight::Alone,
         Action::Sweep { .. } | Action::WriteEverywhere { .. } | Action::UnixSockets { .. } => Weight::Heavy,
         Action::Find { place, .. } => match place {
             Search::Files | Search::Mounts | Search::ProcMemory | Search::Devices | Search::ProcDescriptors => Weight::Heavy,
@@ -69,14 +70,23 @@ pub fn limit_ms(action: &Action) -> u64 {
 pub struct Batch {
     cells: Vec<(CaseCell, Action)>,
     parallel: usize,
+    asks_changing_names: bool,
+}
+
+/// Whether an action asks for a name whose answer depends on how often it was asked for.
+fn asks_changing_names(action: &Action) -> bool {
+    format!("{action:?}").contains("flip.")
 }
 
 /// Groups the agent's cases, lightest first. Other kinds of cases are handed back.
 pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
     let mut groups: [Vec<(CaseCell, Action)>; 3] = Default::default();
-    let mut others = Vec::new();
+    let (mut others, mut changing) = (Vec::new(), Vec::new());
     for cell in cells {
         match cell.case.spec.how.clone() {
+            How::Agent(action) if asks_changing_names(&action) => {
+                changing.push(Batch { cells: vec![(cell, action)], parallel: 1, asks_changing_names: true });
+            }
             How::Agent(action) => {
                 let group = match weight(&action) {
                     Weight::Light => 0,
@@ -92,9 +102,11 @@ pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
     for (group, parallel) in groups.into_iter().zip([PARALLEL, PARALLEL_HEAVY, 1]) {
         let mut group = group.into_iter().peekable();
         while group.peek().is_some() {
-            batches.push(Batch { cells: group.by_ref().take(BATCH).collect(), parallel });
+            let cells = group.by_ref().take(BATCH).collect();
+            batches.push(Batch { cells, parallel, asks_changing_names: false });
         }
     }
+    batches.splice(0..0, changing);
     (batches, others)
 }
 
@@ -132,7 +144,7 @@ impl Target<'_> {
     /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.
     pub async fn settle(&self) -> bool {
         tokio::time::sleep(SETTLE).await;
-        self.lab.outside.mark().await
+        self.lab.mark().await
     }
 
     /// Attempts a batch. `before` are the witnesses shown to work before; returns the evidence of every case, and the
@@ -156,15 +168,22 @@ impl Target<'_> {
                 action,
             });
         }
-        // Names that change their answer begin anew for every batch; a witness that is gone shows in the proofs.
-        self.lab.outside.reset_names().await;
+        // Names that change their answer begin anew, and nobody else asks meanwhile; a witness that is gone shows in the proofs.
+        let _names = if batch.asks_changing_names {
+            let held = self.lab.names.lock().await;
+            self.lab.outside.reset_names().await;
+            Some(held)
+        } else {
+            None
+        };
         let asked = asked(&cases);
         let dropped = (self.lab.outside.dropped(), self.fixture.bottle.events_dropped());
         let work: u64 = cases.iter().map(|case| case.limit_ms).sum();
         let longest = cases.iter().map(|case| case.limit_ms).max().unwrap_or_default();
         let limit = Duration::from_millis(work / batch.parallel as u64 + longest + 5_000);
         let list = AgentList { cases, parallel: batch.parallel };
-        let place = Place { backend: &*self.lab.backend, id: &self.fixture.bottle.guest().id };
+        let prefix = &self.fixture.removed.agent_prefix;
+        let place = Place { backend: &*self.lab.backend, id: &self.fixture.bottle.guest().id, prefix };
         let run = attempt(place, &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
         let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
         heard.close(&asked, &run.end);

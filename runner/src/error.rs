@@ -50,9 +50,6 @@ pub enum SuiteError {
     /// There is no plan of a bottle.
     #[error("planning a bottle: {0}")]
     Plan(#[from] PlanError),
-    /// A known-leaky bottle cannot be made.
-    #[error("planning the known-leaky bottle: {0}")]
-    Leak(String),
     /// A bottle could not be launched.
     #[error("launching a bottle: {0}")]
     Launch(Box<LaunchError>),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bottle_backend::Role;
+use bottle_leaky::Removed;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
 use bottle_policy::BundleEvent;
@@ -12,6 +13,8 @@ use tokio::sync::OnceCell;
 use crate::addresses::in_subnet;
 use crate::error::SuiteError;
 use crate::images::MARKER;
+use crate::injecting::Injecting;
+use crate::leaks::{self, Planned};
 use crate::lab::{Lab, hear_listener};
 use crate::sightings::fresh_nonce;
 use crate::template::Keys;
@@ -46,17 +49,21 @@ pub struct Fixture {
     pub token: Nonce,
     /// How long its launch took, in milliseconds.
     pub launch_ms: u64,
+    /// What was taken away beyond the plan.
+    pub removed: Removed,
     control: OnceCell<String>,
     listener: Option<String>,
 }
 
 /// The plan of a bottle of the suite's manifest.
-pub fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, SuiteError> {
+pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, SuiteError> {
     let manifest = bottle_plan::parse(MANIFEST_NAME, MANIFEST)?;
     let mut entropy = [0; 8];
     entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
+    // Networks come and go during a run.
+    let subnets = lab.backend.facts().await.map_err(SuiteError::engine("asking the engine what it is like"))?.subnets;
     let facts = HostFacts {
-        subnets: lab.facts.subnets.clone(),
+        subnets,
         home: "/nonexistent".to_owned(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
@@ -89,16 +96,19 @@ pub fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, SuiteErro
 
 /// Launches a plan. The launch goes on in a task of its own and its bottle belongs to the lab, so that a run that is stopped
 /// meanwhile leaves nothing.
-pub async fn launch_plan(lab: &Lab, plan: Plan, kind: Kind, leak: Option<Leak>) -> Result<Fixture, SuiteError> {
+pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteError> {
+    let Planned { plan, removed, token, kind, leak } = planned;
     let topology = plan.topology;
-    let token = fresh_nonce();
     let mut secrets = Secrets::none();
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
     secrets.insert(name, token.to_string());
     let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
     options.guest_stdio = kind == Kind::Peer;
     options.cancel = Some(lab.stop.clone());
-    let backend = lab.backend.clone();
+    let mut backend = lab.backend.clone();
+    if removed.needs_leaky_bundle() {
+        backend = Arc::new(Injecting { inner: backend, removed: removed.clone() });
+    }
     let started = std::time::Instant::now();
     let (send, receive) = tokio::sync::oneshot::channel();
     let launching = tokio::spawn(async move {
@@ -118,13 +128,13 @@ pub async fn launch_plan(lab: &Lab, plan: Plan, kind: Kind, leak: Option<Leak>) 
         // It ends with the guest.
         hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
     }
-    Ok(Fixture { bottle, topology, leak, token, launch_ms, control: OnceCell::new(), listener: None })
+    Ok(Fixture { bottle, topology, leak, token, launch_ms, removed, control: OnceCell::new(), listener: None })
 }
 
 impl Fixture {
     /// Launches a bottle of the manifest as shipped.
     pub async fn shipped(lab: &Lab, kind: Kind, topology: Topology) -> Result<Self, SuiteError> {
-        launch_plan(lab, plan(lab, kind, topology)?, kind, None).await
+        launch_plan(lab, leaks::plan(lab, kind, topology, None, None).await?).await
     }
 
     /// Opens the listener on the own bundle's loopback (see `bundle.lo.tcp` of the world).
@@ -228,6 +238,14 @@ impl Fixture {
             ("marker", MARKER.to_owned()),
         ];
         keys.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        if let Some(host) = self.removed.host_on_guest_network {
+            for key in ["host.address.inner", "inner.gateway"] {
+                keys.insert(key.to_owned(), host.to_string());
+            }
+        }
+        if let Some(bundle) = self.removed.bundle_address {
+            keys.insert("bundle.address".to_owned(), bundle.to_string());
+        }
         keys
     }
 

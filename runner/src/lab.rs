@@ -13,12 +13,13 @@ use bottle_plan::{
 };
 use probe_spec::{Vantage, WitnessConfig, world};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
 use crate::error::SuiteError;
 use crate::host::HostWitnesses;
 use crate::images::Images;
+use crate::leaks::LeakyGround;
 use crate::outside::Outside;
 use crate::parts::Parts;
 use crate::sightings::{Sightings, fresh_nonce};
@@ -51,6 +52,12 @@ pub struct Lab {
     pub outside_id: String,
     /// Name of the outer network.
     pub network: String,
+    /// What the witnesses are told; the key in it exists for this run only.
+    witness_config: WitnessConfig,
+    leaky: OnceCell<LeakyGround>,
+    extra_paths: Mutex<Vec<PathBuf>>,
+    /// Held while names that change their answer are attempted: the witness counts the questions of everybody.
+    pub names: tokio::sync::Mutex<()>,
     /// Images in the engine.
     pub images: Images,
     /// Control guest on the outer network.
@@ -79,12 +86,20 @@ impl Made {
         self.resources.lock().unwrap_or_else(PoisonError::into_inner).push(resource);
     }
 
-    /// Removes everything, last made first; what could not be removed.
-    async fn remove(&self, backend: &dyn Backend) -> Vec<String> {
+    /// Removes everything (or containers only), last made first; what could not be removed.
+    async fn remove(&self, backend: &dyn Backend, containers_only: bool) -> Vec<String> {
         for listener in std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)) {
             listener.abort();
         }
-        let resources = std::mem::take(&mut *self.resources.lock().unwrap_or_else(PoisonError::into_inner));
+        let resources = {
+            let mut all = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+            let (now, later) = std::mem::take(&mut *all)
+                .into_iter()
+                .partition(|resource| !containers_only || resource.kind == ResourceKind::Container);
+            *all = later;
+            let now: Vec<Resource> = now;
+            now
+        };
         let mut left = Vec::new();
         for resource in resources.iter().rev() {
             if let Err(error) = backend.remove(resource).await {
@@ -93,6 +108,17 @@ impl Made {
         }
         left
     }
+}
+
+/// What a further network is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// An ordinary one.
+    Natted,
+    /// Internal, as the engine makes it by default: the host has an address on it.
+    InternalWithHost,
+    /// Internal, without the host.
+    Private,
 }
 
 /// What a lab is made from.
@@ -114,7 +140,7 @@ impl Lab {
         let backend = options.backend.clone();
         let opened = Self::make(options, made.clone()).await;
         if opened.is_err() {
-            for left in made.remove(&*backend).await {
+            for left in made.remove(&*backend, false).await {
                 tracing::warn!(left, "left behind: `bottle cleanup` removes it");
             }
         }
@@ -133,32 +159,29 @@ impl Lab {
         let network = site.network_name();
         let subnets = BTreeMap::from([(network.clone(), subnet)]);
         let (config, ca) = authority()?;
-        let outer = |host_number| {
-            let attachment = Attachment { network: network.clone(), host_number, aliases: Vec::new() };
-            NetworkMode::Networks(vec![attachment])
-        };
-        let mut witness = plain("witness", &images.witness.reference, outer(Some(2)), &run);
-        witness.stdin = true;
-        witness.hardening.capabilities = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"].map(str::to_owned).to_vec();
-        let (outside_id, streams) = site.start(&witness, &subnets, true).await?;
-        let streams = streams.ok_or_else(|| SuiteError::Outside(crate::outside::OutsideError::Silent(String::new())))?;
-        let outside = Outside::begin(streams, &config, sightings.clone());
+        // The control guests are made beside it, but its address must be taken first.
+        let (outside, outside_id) =
+            site.witness("witness", &images.witness.reference, &subnets, &config, &sightings).await?;
         let image = &images.probe.reference;
-        let mut control = plain("control-outside", image, outer(None), &run);
+        let attachment = Attachment { network: network.clone(), host_number: None, aliases: Vec::new() };
+        let mut control = plain("control-outside", image, NetworkMode::Networks(vec![attachment]), &run);
         control.hardening.capabilities = vec!["NET_RAW".to_owned()];
         let mut control_host = plain("control-host", image, NetworkMode::Host, &run);
         control_host.hostname = None;
-        let (outside, control, control_host) = tokio::join!(
-            outside,
+        let (control, control_host) = tokio::join!(
             site.start(&control, &subnets, false),
             site.start(&control_host, &subnets, false)
         );
-        let (outside, control_outside, control_host) = (outside?, control?.0, control_host?.0);
+        let (control_outside, control_host) = (control?.0, control_host?.0);
         let published = site.published(image, &sightings).await?;
         let v4 = outside.addresses().iter().find(|address| address.is_ipv4()).copied();
         let outside_address = v4.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let keys = keys(&host, outside_address, published);
         Ok(Self {
+            witness_config: config,
+            leaky: OnceCell::new(),
+            extra_paths: Mutex::default(),
+            names: tokio::sync::Mutex::default(),
             network,
             run,
             facts,
@@ -196,6 +219,52 @@ impl Lab {
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         launches.retain(|launch| !launch.is_finished());
         launches.push(launch);
+    }
+
+    /// The ground of known-leaky bottles, made when the first needs it.
+    pub async fn leaky(&self) -> Result<&LeakyGround, SuiteError> {
+        self.leaky.get_or_try_init(|| LeakyGround::make(self)).await
+    }
+
+    /// Waits until every witness has reported what it has seen; see [`Outside::mark`].
+    pub async fn mark(&self) -> bool {
+        match self.leaky.get() {
+            Some(leaky) => {
+                let (one, other) = tokio::join!(self.outside.mark(), leaky.second.mark());
+                one && other
+            }
+            None => self.outside.mark().await,
+        }
+    }
+
+    /// Has a directory removed with the lab.
+    pub fn remove_at_end(&self, path: PathBuf) {
+        self.extra_paths.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    /// Makes one more network; its name and subnet.
+    pub async fn make_network(&self, kind: NetworkKind, subnets: &[Subnet]) -> Result<(String, String), SuiteError> {
+        let plan = NetworkPlan {
+            name: format!("bottle-conform-{}-{}", self.run, &fresh_nonce().as_str()[2..10]),
+            role: "known-leaky".to_owned(),
+            internal: kind != NetworkKind::Natted,
+            host_absent: kind == NetworkKind::Private,
+            masquerade: false,
+            subnets: subnets.to_vec(),
+            ipv6: None,
+        };
+        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+        let made = self.backend.create_network(&plan, &site.labels("known-leaky")).await;
+        let made = made.map_err(SuiteError::engine("making a network of a known-leaky bottle"))?;
+        self.made.add(ResourceKind::Network, &plan.name, &made.id);
+        Ok((plan.name, made.subnet))
+    }
+
+    /// Starts one more witness on a network; it and its id.
+    pub async fn start_witness(&self, network: &str, subnet: &str, name: &str) -> Result<(Outside, String), SuiteError> {
+        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+        let subnets = BTreeMap::from([(network.to_owned(), subnet.to_owned())]);
+        site.witness(name, &self.images.witness.reference, &subnets, &self.witness_config, &self.sightings).await
     }
 
     /// Starts one more control guest on a network of a bottle; its id. It is removed with the lab, or by
@@ -239,28 +308,21 @@ impl Lab {
             // What a launch that fails leaves, it has said itself.
             let _ = launch.await;
         }
-        // Control guests on the bottles' networks must go first.
-        let mut left = self.made.remove(&*self.backend).await;
+        // Control guests hold the bottles' networks, bottles hold the lab's.
+        let mut left = self.made.remove(&*self.backend, true).await;
         let bottles = std::mem::take(&mut *self.bottles.lock().unwrap_or_else(PoisonError::into_inner));
         let closed = futures_util::future::join_all(bottles.iter().map(|bottle| bottle.close())).await;
         for report in &closed {
             left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
         }
-        // The network could not go while bottles were on it.
-        if let Err(error) = self.remove_network().await {
-            left.push(error.to_string());
+        left.extend(self.made.remove(&*self.backend, false).await);
+        for path in std::mem::take(&mut *self.extra_paths.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let _ = std::fs::remove_dir_all(path);
         }
-        left.retain(|left| !left.contains(&self.network));
         if let Err(error) = std::fs::remove_dir_all(&self.directory) {
             left.push(format!("{}: {error}", self.directory.display()));
         }
         left
-    }
-
-    async fn remove_network(&self) -> Result<(), SuiteError> {
-        let (name, labels) = (self.network.clone(), Labels::new());
-        let resource = Resource { kind: ResourceKind::Network, id: name.clone(), name, labels };
-        self.backend.remove(&resource).await.map_err(SuiteError::engine("removing the outer network"))
     }
 }
 
@@ -339,6 +401,28 @@ impl Site<'_> {
         Ok((id, streams))
     }
 
+    /// Starts a witness on the one network of `subnets`, as its host number 2.
+    async fn witness(
+        &self,
+        name: &str,
+        image: &str,
+        subnets: &BTreeMap<String, String>,
+        config: &WitnessConfig,
+        sightings: &Arc<Sightings>,
+    ) -> Result<(Outside, String), SuiteError> {
+        let attachments = subnets.keys().map(|network| Attachment {
+            network: network.clone(),
+            host_number: Some(2),
+            aliases: Vec::new(),
+        });
+        let mut plan = plain(name, image, NetworkMode::Networks(attachments.collect()), self.run);
+        plan.stdin = true;
+        plan.hardening.capabilities = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"].map(str::to_owned).to_vec();
+        let (id, streams) = self.start(&plan, subnets, true).await?;
+        let streams = streams.ok_or_else(|| SuiteError::Outside(crate::outside::OutsideError::Silent(String::new())))?;
+        Ok((Outside::begin(streams, config, sightings.clone()).await?, id))
+    }
+
     /// A container that publishes a witness on every address of the host; the host's port.
     async fn published(&self, image: &str, sightings: &Arc<Sightings>) -> Result<u16, SuiteError> {
         let bridge = Attachment { network: "bridge".to_owned(), host_number: None, aliases: Vec::new() };
@@ -396,7 +480,7 @@ fn plain(name: &str, image: &str, network: NetworkMode, run: &str) -> ContainerP
         mounts: Vec::new(),
         tmpfs: Vec::new(),
         hardening: Hardening::default(),
-        limits: Limits { memory: Some(512 << 20), milli_cpus: None, pids: Some(512), open_files: Some(65_536) },
+        limits: Limits { memory: Some(512 << 20), milli_cpus: None, pids: Some(512), open_files: Some(16_384) },
         auto_remove: true,
     }
 }

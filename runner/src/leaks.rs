@@ -1,22 +1,205 @@
-//! Known-leaky bottles: the plan of a shipped bottle with exactly one control taken away.
+//! Known-leaky bottles: the plan of a shipped bottle with exactly one control taken away, and the ground that they stand on.
 
-use bottle_plan::{Plan, Topology};
-use probe_spec::Leak;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use bottle_backend::Role;
+use bottle_leaky::{AppliesTo, LeakyWorld, Removed, Side, apply, overlay, planted_files};
+use bottle_plan::{MountSource, Plan, Subnet, Topology};
+use probe_spec::{Leak, Nonce};
 
 use crate::error::SuiteError;
-use crate::fixture::{self, Kind};
-use crate::lab::Lab;
+use crate::fixture::{self, Fixture, Kind};
+use crate::lab::{Lab, NetworkKind};
+use crate::outside::Outside;
+use crate::sightings::fresh_nonce;
 
-/// Whether a leak can be made on this topology; else why not.
-pub fn applies(leak: Leak, topology: &str) -> Result<(), String> {
-    Err(format!("{leak} {topology}"))
+/// Host number of a bundle on a private network.
+const PRIVATE_BUNDLE: u8 = 2;
+/// Last octet of the host's address on the ordinary network; `.1` is the witness's there.
+const NATTED_HOST: u8 = 254;
+
+/// A plan with what was taken away from it, and the token that it will be given.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// What an overlay took away beyond it.
+    pub removed: Removed,
+    /// The sentinel that is the bottle's token.
+    pub token: Nonce,
+    /// Which bottle of the manifest.
+    pub kind: Kind,
+    /// The control that was taken away.
+    pub leak: Option<Leak>,
 }
 
-/// The plan of a bottle, with a control removed when a leak is named.
-pub fn plan(lab: &Lab, kind: Kind, topology: Topology, leak: Option<Leak>) -> Result<Plan, SuiteError> {
-    let plan = fixture::plan(lab, kind, topology)?;
-    match leak {
-        None => Ok(plan),
-        Some(leak) => Err(SuiteError::Leak(leak.to_string())),
+/// Networks and directories that only known-leaky bottles use; made once a run, when the first needs them.
+pub struct LeakyGround {
+    natted: (String, IpAddr),
+    gwhost: (String, IpAddr),
+    shared: PathBuf,
+    outside: PathBuf,
+    /// The witness that is the world on the ordinary network.
+    pub second: Outside,
+}
+
+impl LeakyGround {
+    /// Makes them.
+    pub async fn make(lab: &Lab) -> Result<Self, SuiteError> {
+        let (natted, subnet) = lab.make_network(NetworkKind::Natted, &subnets(215, NATTED_HOST, Some(1))).await?;
+        let natted_host = address(&subnet, NATTED_HOST);
+        let second = lab.start_witness(&natted, &subnet, "second-witness").await?.0;
+        let (gwhost, subnet) = lab.make_network(NetworkKind::InternalWithHost, &subnets(216, 1, None)).await?;
+        let directory = |name: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            // Below the system's directory for temporary files, since guests must be able to enter it.
+            let path = std::env::temp_dir().join(format!("bottle-conform-{}-{name}", lab.run));
+            let made = std::fs::create_dir(&path)
+                .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)));
+            lab.remove_at_end(path.clone());
+            made.map(|()| path.clone()).map_err(|source| SuiteError::Path { path, source })
+        };
+        Ok(Self {
+            natted: (natted, natted_host),
+            gwhost: (gwhost, address(&subnet, 1)),
+            shared: directory("shared")?,
+            outside: directory("outside")?,
+            second,
+        })
     }
 }
+
+fn subnets(second: u8, host: u8, members: Option<u8>) -> Vec<Subnet> {
+    let start = fresh_nonce().as_str().bytes().fold(0u8, u8::wrapping_add);
+    (0..32u8)
+        .map(|step| start.wrapping_add(step.wrapping_mul(8)))
+        .map(|third| {
+            let at = |last| IpAddr::V4(Ipv4Addr::new(10, second, third, last));
+            Subnet {
+                cidr: format!("10.{second}.{third}.0/24"),
+                gateway: Some(at(host)),
+                members_gateway: members.map(at),
+            }
+        })
+        .collect()
+}
+
+fn address(subnet: &str, last: u8) -> IpAddr {
+    let text = crate::addresses::in_subnet(subnet, last);
+    text.and_then(|text| text.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Whether a leak changes the neighbour's plan too.
+pub fn concerns_peer(leak: Leak) -> bool {
+    overlay(leak).is_some_and(|overlay| overlay.applies_to == AppliesTo::Both)
+}
+
+/// The plan of a bottle, with a control removed when a leak is named. `peer` is the neighbour that a leaky bottle under test
+/// leaks to; a leaky neighbour has none.
+pub async fn plan(
+    lab: &Lab,
+    kind: Kind,
+    topology: Topology,
+    leak: Option<Leak>,
+    peer: Option<&Fixture>,
+) -> Result<Planned, SuiteError> {
+    let mut plan = fixture::plan(lab, kind, topology).await?;
+    let token = fresh_nonce();
+    let mut removed = Removed::default();
+    if let Some(leak) = leak {
+        let world = world(lab, leak, &plan, peer, &token).await?;
+        let side = if kind == Kind::Peer { Side::Peer } else { Side::Own };
+        removed = apply(leak, side, &mut plan, &world);
+        if removed.needs_leaky_bundle() {
+            plan.bundle.image = lab.images.leaky_bundle.reference.clone();
+        }
+    }
+    Ok(Planned { plan, removed, token, kind, leak })
+}
+
+async fn world(
+    lab: &Lab,
+    leak: Leak,
+    plan: &Plan,
+    peer: Option<&Fixture>,
+    token: &Nonce,
+) -> Result<LeakyWorld, SuiteError> {
+    let ground = lab.leaky().await?;
+    let private = match leak {
+        Leak::DnsFwd | Leak::SideAdm => {
+            Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?)
+        }
+        _ => None,
+    };
+    let (private_network, private_subnet) = private.unwrap_or_default();
+    let peer_network = peer.and_then(|peer| peer.inner()).map(|(name, _)| name.clone());
+    let peer_bundle = peer.and_then(|peer| peer.inner_address(Role::Bundle));
+    let peer_volume = peer.and_then(|peer| {
+        peer.bottle.plan().bundle.mounts.iter().find_map(|mount| match &mount.source {
+            MountSource::Volume(name) => Some(name.clone()),
+            MountSource::Bind(_) => None,
+        })
+    });
+    let text = |path: &PathBuf| path.display().to_string();
+    Ok(LeakyWorld {
+        natted_network: ground.natted.0.clone(),
+        natted_host: ground.natted.1,
+        sinkhole_network: lab.network.clone(),
+        v6_network: lab.network.clone(),
+        gwhost_network: ground.gwhost.0.clone(),
+        gwhost_gateway: ground.gwhost.1,
+        private_bundle: address(&private_subnet, PRIVATE_BUNDLE),
+        private_network,
+        private_bundle_number: PRIVATE_BUNDLE,
+        peer_network: peer_network.unwrap_or_default(),
+        peer_bundle: peer_bundle.and_then(|text| text.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        peer_volume: peer_volume.unwrap_or_default(),
+        shared_dir: text(&ground.shared),
+        planted_dir: if leak == Leak::File { planted(lab, plan, token)? } else { text(&ground.outside) },
+        outside_dir: text(&ground.outside),
+        engine_sockets: vec!["/var/run/docker.sock".to_owned()],
+        capabilities: capabilities(),
+        token: token.to_string(),
+    })
+}
+
+/// Writes the files of K-FILE for one bottle; their directory.
+fn planted(lab: &Lab, plan: &Plan, token: &Nonce) -> Result<String, SuiteError> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = std::env::temp_dir().join(format!("bottle-conform-{}-{}", lab.run, plan.slug));
+    lab.remove_at_end(directory.clone());
+    let failed = |path: &PathBuf, source| SuiteError::Path { path: path.clone(), source };
+    for file in planted_files(token.as_str()) {
+        let path = directory.join(file.path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|source| failed(&path, source))?;
+        }
+        std::fs::write(&path, &file.content)
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)))
+            .map_err(|source| failed(&path, source))?;
+    }
+    Ok(directory.display().to_string())
+}
+
+/// The capabilities that the engine can give: `ALL`, or those of this host's own bounding set when that is smaller.
+fn capabilities() -> Vec<String> {
+    let facts = crate::facts::of_process(1);
+    let set = facts.iter().find(|(name, _)| name == "CapBnd").and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok());
+    let all = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    match (set, all) {
+        (Some(set), Some(last)) if set != (1u64 << (last + 1)) - 1 => {
+            let names = CAPABILITIES.iter().enumerate().filter(|(bit, _)| set & (1 << bit) != 0);
+            names.map(|(_, name)| (*name).to_owned()).collect()
+        }
+        _ => vec!["ALL".to_owned()],
+    }
+}
+
+/// Names by number (linux/capability.h).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
+    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
+    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+];

@@ -18,6 +18,7 @@ mod facts;
 mod fixture;
 mod host;
 mod images;
+mod injecting;
 mod interrupt;
 mod joined;
 mod lab;

@@ -84,7 +84,7 @@ async fn send(lab: &Lab, id: &str, sent: &[Sent]) -> AgentRun {
         return AgentRun { lines: Vec::new(), end: AgentEnd::Clean, facts: Vec::new() };
     }
     let list = AgentList { cases: sent.iter().map(|one| one.case.clone()).collect(), parallel: sent.len() };
-    let place = Place { backend: &*lab.backend, id };
+    let place = Place { backend: &*lab.backend, id, prefix: &[] };
     attempt(place, &list, &fresh_nonce(), Duration::from_millis(CASE_MS * 2)).await
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bottle_plan::Topology;
 use bottle_reports::{BottleLaunched, CaseJudged, Event};
+use futures_util::StreamExt;
 use probe_spec::{Cell, Evidence, Judgement, Leak, Vantage, Verdict};
 use tokio::sync::mpsc;
 
@@ -16,6 +17,9 @@ use crate::leaks;
 use crate::scenario;
 use crate::selection::{CaseCell, topology_name};
 use crate::trust::Trust;
+
+/// Scenarios that are performed at a time: most wait for something.
+const SIDE_BY_SIDE: usize = 3;
 
 /// Where events go.
 pub type Events = mpsc::UnboundedSender<Event>;
@@ -46,8 +50,16 @@ impl Session {
         leak: Option<Leak>,
         cells: Vec<CaseCell>,
     ) -> Result<(), SuiteError> {
-        let plan = leaks::plan(&self.lab, Kind::Attacked, topology, leak)?;
-        let mut fixture = launch_plan(&self.lab, plan, Kind::Attacked, leak).await?;
+        let leaky_peer = match leak.filter(|leak| leaks::concerns_peer(*leak)) {
+            None => None,
+            leak => {
+                let planned = leaks::plan(&self.lab, Kind::Peer, Topology::Routed, leak, None).await?;
+                Some(launch_plan(&self.lab, planned).await?)
+            }
+        };
+        let peer = leaky_peer.as_ref().unwrap_or(&self.peer);
+        let planned = leaks::plan(&self.lab, Kind::Attacked, topology, leak, Some(peer)).await?;
+        let mut fixture = launch_plan(&self.lab, planned).await?;
         if cells.iter().any(|cell| cell.case.spec.alive.contains(&Vantage::OwnBundle)) {
             fixture.open_listener(&self.lab).await?;
         }
@@ -57,16 +69,26 @@ impl Session {
             leak,
             took_ms: fixture.launch_ms,
         }));
-        let outcome = self.attack_launched(&fixture, cells).await;
-        for left in fixture.close(&self.lab).await {
-            self.tell(Event::Note { text: format!("left behind by {}: {left}", fixture.bottle.slug()) });
+        let outcome = self.attack_launched(&fixture, peer, cells).await;
+        for fixture in [Some(&fixture), leaky_peer.as_ref()].into_iter().flatten() {
+            for left in fixture.close(&self.lab).await {
+                self.tell(Event::Note { text: format!("left behind by {}: {left}", fixture.bottle.slug()) });
+            }
+            if leak.is_some() {
+                scenario::sweep_up(&*self.lab.backend, fixture.bottle.slug()).await;
+            }
         }
         outcome
     }
 
-    async fn attack_launched(&self, fixture: &Fixture, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
-        let keys = fixture.keys(&self.lab, &self.peer);
-        let target = Target { lab: &self.lab, fixture, peer: &self.peer, keys: &keys };
+    async fn attack_launched(
+        &self,
+        fixture: &Fixture,
+        peer: &Fixture,
+        cells: Vec<CaseCell>,
+    ) -> Result<(), SuiteError> {
+        let keys = fixture.keys(&self.lab, peer);
+        let target = Target { lab: &self.lab, fixture, peer, keys: &keys };
         let (batches, others) = batches(cells);
         let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
         if !batches.is_empty() {
@@ -77,9 +99,18 @@ impl Session {
                 before = after;
             }
         }
-        for cell in others {
-            let evidence = scenario::perform(&target, &cell).await?;
-            self.judge(evidence);
+        let mut performed = futures_util::stream::iter(others)
+            .map(|cell| async {
+                let outcome = scenario::perform(&target, &cell).await;
+                (cell, outcome)
+            })
+            .buffer_unordered(SIDE_BY_SIDE);
+        while let Some((cell, outcome)) = performed.next().await {
+            match outcome {
+                Ok(evidence) => self.judge(evidence),
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(error) => self.give_up(vec![target.cell(&cell)], &error.to_string()),
+            }
         }
         Ok(())
     }

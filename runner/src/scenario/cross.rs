@@ -6,9 +6,6 @@ use super::{Observation, attempt_in, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::images::MARKER;
-use crate::lab::Lab;
-use crate::leaks;
-use crate::fixture::{Kind, launch_plan};
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 use crate::template::fill;
@@ -73,10 +70,4 @@ pub async fn peer_then_self(
     observed.take(theirs);
     observed.take(attempt_in(target, guest, nonce, fill(own, target.keys)?).await);
     Ok(observed)
-}
-
-/// A peer made with the same control removed, for leaks that need one.
-pub async fn leaky_peer(lab: &Lab, leak: probe_spec::Leak) -> Result<crate::fixture::Fixture, SuiteError> {
-    let plan = leaks::plan(lab, Kind::Peer, bottle_plan::Topology::Routed, Some(leak))?;
-    launch_plan(lab, plan, Kind::Peer, Some(leak)).await
 }

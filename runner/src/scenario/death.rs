@@ -12,13 +12,12 @@ use probe_spec::{ExitCode, LauncherDeath, Vantage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Observation, lifecycle};
+use super::{Observation, lifecycle, plan_like};
 use crate::batch::Target;
 use crate::cli::LaunchArgs;
 use crate::command::CommandError;
 use crate::error::SuiteError;
-use crate::fixture::{Kind, TOKEN_ENV};
-use crate::leaks;
+use crate::fixture::TOKEN_ENV;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
@@ -73,7 +72,7 @@ pub async fn perform(
     death: LauncherDeath,
 ) -> Result<Observation, SuiteError> {
     let lab = target.lab;
-    let plan = leaks::plan(lab, Kind::Attacked, cell.topology, target.fixture.leak)?;
+    let plan = plan_like(target, cell).await?.plan;
     let mut observed = Observation { issued: true, ..Observation::default() };
     let mut child = match start(target, &plan) {
         Ok(child) => child,
@@ -99,9 +98,14 @@ pub async fn perform(
     let containers = wait_for_containers(&*lab.backend, slug).await;
     observed.findings.extend(containers.into_iter().map(|name| format!("runs on after its launcher: {name}")));
     if plan.lifecycle.sweep {
-        let scope = SweepScope { state_dir: Some(lab.state_dir()), run: None };
-        let swept = sweep(&*lab.backend, &scope).await.map_err(SuiteError::engine("sweeping"))?;
-        observed.note(format!("the next launcher's sweep removed {} objects", swept.removed.len()));
+        // A launcher that dies in the middle of a call leaves what the engine completes after that: the start after the next
+        // finds it.
+        for _ in 0..3 {
+            let scope = SweepScope { state_dir: Some(lab.state_dir()), run: None };
+            let swept = sweep(&*lab.backend, &scope).await.map_err(SuiteError::engine("sweeping"))?;
+            observed.note(format!("the next launcher's sweep removed {} objects", swept.removed.len()));
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
     }
     let left = lab.backend.inventory(LABEL_SLUG, Some(slug)).await.map_err(SuiteError::engine("listing a bottle"))?;
     observed.findings.extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));

@@ -5,22 +5,21 @@ use std::time::{Duration, Instant};
 use bottle_backend::{BackendErrorKind, Labels, Resource, ResourceKind, Role};
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Disturbance, Evidence, Nonce};
 
-use super::{Observation, Seen, evidence};
+use super::{Observation, Seen, evidence, plan_like};
 use crate::agent::{AgentRun, Place, attempt};
 use crate::assemble::Heard;
 use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::fixture::{Kind, launch_plan};
+use crate::fixture::launch_plan;
 use crate::lab::Lab;
-use crate::leaks;
 use crate::processes;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 use crate::template::fill;
 
 /// How often the action is repeated, and the pause between: two seconds at least.
-const TIMES: u32 = 40;
-const PAUSE_MS: u64 = 50;
+const TIMES: u32 = 12;
+const PAUSE_MS: u64 = 150;
 /// Limit of the whole.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long the hammering goes on before something is done to the bundle.
@@ -41,19 +40,19 @@ pub async fn perform(
     let before = target.prove(&wanted).await?;
     let started = crate::clock::now();
     let clock = Instant::now();
-    let plan = leaks::plan(lab, Kind::Attacked, cell.topology, target.fixture.leak)?;
-    let guest = plan.guest.name.clone();
+    let planned = plan_like(target, cell).await?;
+    let guest = planned.plan.guest.name.clone();
     let repeat = Action::Repeat { times: TIMES, pause_ms: PAUSE_MS, action: Box::new(fill(action, target.keys)?) };
     let batch = fresh_nonce();
     let list = list(repeat, &nonce);
-    let launching = launch_plan(lab, plan, Kind::Attacked, target.fixture.leak);
+    let launching = launch_plan(lab, planned);
     let (fixture, run, disturbed) = if meanwhile == Disturbance::Start {
         // The agent is started as soon as the engine lets it, also when the launch is still going on.
         let (fixture, run) = tokio::join!(launching, hammer_when_possible(lab, &guest, &list, &batch));
         (fixture?, run, Ok("nothing but the start".to_owned()))
     } else {
         let fixture = launching.await?;
-        let place = Place { backend: &*lab.backend, id: &fixture.bottle.guest().id };
+        let place = Place { backend: &*lab.backend, id: &fixture.bottle.guest().id, prefix: &[] };
         let disturb = async {
             tokio::time::sleep(RUN_UP).await;
             disturb(lab, &fixture, meanwhile).await
@@ -86,7 +85,7 @@ fn list(action: Action, nonce: &Nonce) -> AgentList {
 async fn hammer_when_possible(lab: &Lab, guest: &str, list: &AgentList, batch: &Nonce) -> AgentRun {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let run = attempt(Place { backend: &*lab.backend, id: guest }, list, batch, LIMIT).await;
+        let run = attempt(Place { backend: &*lab.backend, id: guest, prefix: &[] }, list, batch, LIMIT).await;
         if !matches!(run.end, AgentEnd::NotStarted(_)) || Instant::now() > deadline {
             return run;
         }

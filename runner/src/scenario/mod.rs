@@ -19,13 +19,14 @@ use probe_spec::{
 };
 
 pub use death::launcher;
+pub use lifecycle::sweep_up;
 
 use crate::agent::{Place, attempt};
 use crate::assemble::{Heard, Proof, expectation};
 use crate::batch::{Target, limit_ms};
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind, launch_plan};
-use crate::leaks;
+use crate::leaks::{self, Planned};
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
@@ -93,7 +94,9 @@ pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Ac
         AgentCase { case: "case".to_owned(), nonce: nonce.clone(), ok: fresh_nonce(), action, limit_ms: limit };
     let asked = BTreeMap::from([("case".to_owned(), nonce.clone())]);
     let list = AgentList { cases: vec![case], parallel: 1 };
-    let place = Place { backend: &*target.lab.backend, id };
+    let prefix: &[String] =
+        if id == target.fixture.bottle.guest().id { &target.fixture.removed.agent_prefix } else { &[] };
+    let place = Place { backend: &*target.lab.backend, id, prefix };
     let run = attempt(place, &list, &fresh_nonce(), Duration::from_millis(limit + 5_000)).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
@@ -135,7 +138,7 @@ async fn runner_case(
         RunnerCase::InventoryAfterStop(kind) => lifecycle::after_stop(target, cell, *kind).await,
         RunnerCase::LauncherDeath(death) => death::perform(target, cell, *death).await,
         RunnerCase::StateFiles(check) => state::perform(target, cell, *check).await,
-        RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place, nonce).await,
+        RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
         RunnerCase::Authority(check) => authority::perform(target, cell, *check).await,
         RunnerCase::AddressReuse(check) => reuse::perform(target, cell, *check, nonce).await,
@@ -147,8 +150,12 @@ async fn runner_case(
 
 /// Launches one more bottle of this target's kind, with the same control removed.
 pub async fn launch_like(target: &Target<'_>, cell: &CaseCell) -> Result<Fixture, SuiteError> {
-    let plan = leaks::plan(target.lab, Kind::Attacked, cell.topology, target.fixture.leak)?;
-    launch_plan(target.lab, plan, Kind::Attacked, target.fixture.leak).await
+    launch_plan(target.lab, plan_like(target, cell).await?).await
+}
+
+/// The plan of one more bottle of this target's kind, with the same control removed.
+pub async fn plan_like(target: &Target<'_>, cell: &CaseCell) -> Result<Planned, SuiteError> {
+    leaks::plan(target.lab, Kind::Attacked, cell.topology, target.fixture.leak, Some(target.peer)).await
 }
 
 /// What was seen of a case from outside.

@@ -23,22 +23,20 @@ pub async fn perform(
     let lab = target.lab;
     let leak = target.fixture.leak;
     let mut observed = Observation { issued: true, ..Observation::default() };
-    let former_plan = leaks::plan(lab, Kind::Peer, cell.topology, leak)?;
-    let former = launch_plan(lab, former_plan, Kind::Peer, leak).await?;
+    let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
     let address = former.inner_address(Role::Guest);
     let allowed = attempt_in(target, &former.bottle.guest().id, &fresh_nonce(), peer_request(&fresh_nonce())).await;
     observed.note(format!("the former owner's own request: {:?}", allowed.end));
     observed.trace.extend(former.close(lab).await);
-    let plan = leaks::plan(lab, Kind::Attacked, cell.topology, leak)?;
-    let plan = match &inner {
-        Some(subnet) => on_subnet(plan, subnet),
-        None => Some(plan),
-    };
-    let Some(plan) = plan else {
-        return Ok(Observation::not_issued("the plan cannot be put on the former's subnet"));
-    };
-    let heir = launch_plan(lab, plan, Kind::Attacked, leak).await?;
+    let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
+    if let Some(subnet) = &inner {
+        match on_subnet(planned.plan, subnet) {
+            Some(plan) => planned.plan = plan,
+            None => return Ok(Observation::not_issued("the plan cannot be put on the former's subnet")),
+        }
+    }
+    let heir = launch_plan(lab, planned).await?;
     if heir.inner_address(Role::Guest) != address {
         observed.issued = false;
         observed.note(format!("the heir has {:?}, the former had {address:?}", heir.inner_address(Role::Guest)));

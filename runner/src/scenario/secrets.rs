@@ -20,19 +20,20 @@ const LIMIT: usize = 64 << 20;
 pub async fn in_output(
     target: &Target<'_>,
     place: OutputPlace,
-    nonce: &Nonce,
 ) -> Result<Observation, SuiteError> {
     let guest = &target.fixture.bottle.guest().id;
     let mut observed = Observation { issued: true, ..Observation::default() };
+    let sent = crate::sightings::fresh_nonce();
     let mut answers = Vec::new();
     for action in uses() {
-        answers.push(attempt_in(target, guest, nonce, action).await);
+        // Of its own: the route's origin is meant to see these requests.
+        answers.push(attempt_in(target, guest, &sent, action).await);
     }
     answers.into_iter().for_each(|answer| observed.take(answer));
     target.settle().await;
     let texts = match place {
         OutputPlace::BundleLogs => bundle_logs(target).await,
-        OutputPlace::Evidence | OutputPlace::Junit | OutputPlace::Terminal => rendered(target, place, &observed, nonce),
+        OutputPlace::Evidence | OutputPlace::Junit | OutputPlace::Terminal => rendered(target, place, &observed, &sent),
     };
     search(target, texts, &mut observed);
     Ok(observed)

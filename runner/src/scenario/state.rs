@@ -7,11 +7,10 @@ use bottle_backend::Role;
 use probe_spec::{StateCheck, Vantage};
 
 use super::search::contains;
-use super::{Observation, launch_like, lifecycle, secrets};
+use super::{Observation, launch_like, lifecycle, plan_like, secrets};
 use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::fixture::{Kind, launch_plan};
-use crate::leaks;
+use crate::fixture::launch_plan;
 use crate::selection::CaseCell;
 
 /// Performs one check.
@@ -128,8 +127,8 @@ async fn gone_after_stop(
 /// Plants a symbolic link where the launcher makes its directory: nothing may be written through it.
 async fn no_follow(target: &Target<'_>, cell: &CaseCell, observed: &mut Observation) -> Result<(), SuiteError> {
     let lab = target.lab;
-    let plan = leaks::plan(lab, Kind::Attacked, cell.topology, target.fixture.leak)?;
-    let slug = plan.slug.clone();
+    let planned = plan_like(target, cell).await?;
+    let slug = planned.plan.slug.clone();
     let place = bottle_launch::state_path(&lab.state_dir(), &slug);
     let elsewhere = lab.directory.join(format!("{slug}.elsewhere"));
     let planted = std::fs::create_dir_all(&elsewhere).and_then(|()| symlink(&elsewhere, &place));
@@ -138,7 +137,7 @@ async fn no_follow(target: &Target<'_>, cell: &CaseCell, observed: &mut Observat
         return Ok(());
     }
     observed.alive.extend([Vantage::HostFiles, Vantage::Inventory]);
-    match launch_plan(lab, plan, Kind::Attacked, target.fixture.leak).await {
+    match launch_plan(lab, planned).await {
         Ok(fixture) => {
             observed.note("the launch went on");
             let left = fixture.close(lab).await;
