@@ -107,14 +107,9 @@ fn pipelock(handover: Handover) -> Result<(), Failure> {
         authority,
         config,
     };
-    let runtime = if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?
-    } else {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?
-    };
+    // One thread: a request goes from process to process, and a second thread only adds a wake-up to each handover
+    // (measured with one connection: 111 us a request with one thread, 193 us with two).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve_until_told(async {
         bottle_pipelock::serve(bound, setup).await.map_err(Failure::from)
     }))

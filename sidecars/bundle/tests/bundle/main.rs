@@ -1,8 +1,13 @@
 //! The bundle as real processes. Daemons change their user, so these run as root; each bundle has a network namespace of its
 //! own, so that the fixed port of egress is free.
 
+#[cfg(feature = "leaky")]
+mod leaks;
+mod restart;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "SENTINEL-7f3a-token-value";
@@ -133,6 +139,18 @@ impl Bundle {
         let ended = self.end();
         assert!(start.elapsed() < Duration::from_secs(2));
         ended
+    }
+
+    /// Runs something on a thread of its own inside the bundle's network namespace; what it opens stays there.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let space = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                work()
+            });
+            inside.join().unwrap()
+        })
     }
 
     /// Ids of the daemons' processes.
