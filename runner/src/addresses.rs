@@ -20,7 +20,11 @@ pub fn of_host() -> HostAddresses {
     let mut found = HostAddresses::default();
     for interface in getifaddrs().into_iter().flatten() {
         let Some(address) = interface.address else { continue };
-        if let Some(v4) = address.as_sockaddr_in().map(|v4| v4.ip()).filter(|ip| !ip.is_loopback()) {
+        if let Some(v4) = address
+            .as_sockaddr_in()
+            .map(|v4| v4.ip())
+            .filter(|ip| !ip.is_loopback())
+        {
             if interface.interface_name == "docker0" {
                 found.docker0 = Some(v4.to_string());
             }

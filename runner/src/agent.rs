@@ -26,7 +26,11 @@ pub struct AgentRun {
 
 impl AgentRun {
     fn not_started(why: String) -> Self {
-        Self { lines: Vec::new(), end: AgentEnd::NotStarted(why), facts: Vec::new() }
+        Self {
+            lines: Vec::new(),
+            end: AgentEnd::NotStarted(why),
+            facts: Vec::new(),
+        }
     }
 }
 
@@ -45,7 +49,10 @@ pub struct Place<'a> {
 pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: Duration) -> AgentRun {
     let own = ["/bottle-probe", "list", "--batch", batch.as_str()].map(str::to_owned);
     let command = place.prefix.iter().cloned().chain(own).collect();
-    let spec = ExecSpec { command, ..ExecSpec::default() };
+    let spec = ExecSpec {
+        command,
+        ..ExecSpec::default()
+    };
     let exec = match place.backend.exec(Role::Guest, place.id, &spec).await {
         Ok(exec) => exec,
         Err(error) => return AgentRun::not_started(error.to_string()),
@@ -56,7 +63,9 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
     let first = tokio::time::timeout(READY_WITHIN, lines.next()).await.ok().flatten();
     let ready: Option<AgentReady> = first.as_deref().and_then(|line| serde_json::from_slice(line).ok());
     if ready.is_none() {
-        let said = first.map(|line| String::from_utf8_lossy(&line).into_owned()).unwrap_or_default();
+        let said = first
+            .map(|line| String::from_utf8_lossy(&line).into_owned())
+            .unwrap_or_default();
         end_process(batch);
         let words = tokio::time::timeout(Duration::from_secs(1), words).await;
         let words = words.map(Result::unwrap_or_default).unwrap_or_default();
@@ -80,7 +89,9 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
             }
         }
     };
-    let in_time = tokio::time::timeout_at(deadline, async { tokio::join!(told, read) }).await.is_ok();
+    let in_time = tokio::time::timeout_at(deadline, async { tokio::join!(told, read) })
+        .await
+        .is_ok();
     let end = if in_time {
         match tokio::time::timeout(READY_WITHIN, exec.exit).await {
             Ok(Ok(0)) if heard.len() >= list.cases.len() => AgentEnd::Clean,
@@ -97,7 +108,11 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
         end_process(batch);
     }
     words.abort();
-    AgentRun { lines: heard, end, facts }
+    AgentRun {
+        lines: heard,
+        end,
+        facts,
+    }
 }
 
 /// Ends an agent that does not end by itself. It is ours: only its process has this batch's nonce as argument.
@@ -120,13 +135,19 @@ struct Lines {
 
 impl Lines {
     fn new(output: Output) -> Self {
-        Self { reader: BufReader::new(output) }
+        Self {
+            reader: BufReader::new(output),
+        }
     }
 
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             let mut line = Vec::new();
-            let read = (&mut self.reader).take(LINE_LIMIT).read_until(b'\n', &mut line).await.ok()?;
+            let read = (&mut self.reader)
+                .take(LINE_LIMIT)
+                .read_until(b'\n', &mut line)
+                .await
+                .ok()?;
             if read == 0 {
                 return None;
             }

@@ -28,12 +28,17 @@ impl Heard {
             let attempt: Attempt = match serde_json::from_slice(line) {
                 Ok(attempt) => attempt,
                 Err(error) => {
-                    heard.shared_faults.push(format!("a line of the agent is malformed: {error}: {}", shown(line)));
+                    heard
+                        .shared_faults
+                        .push(format!("a line of the agent is malformed: {error}: {}", shown(line)));
                     continue;
                 }
             };
             match asked.get(&attempt.case) {
-                None => heard.shared_faults.push(format!("the agent answered a case that it was not given: {}", shown(line))),
+                None => heard.shared_faults.push(format!(
+                    "the agent answered a case that it was not given: {}",
+                    shown(line)
+                )),
                 Some(nonce) if *nonce != attempt.nonce => {
                     let fault = format!("the answer carries nonce {} instead of {nonce}", attempt.nonce);
                     heard.faults.entry(attempt.case).or_default().push(fault);
@@ -48,7 +53,11 @@ impl Heard {
             }
         }
         for case in duplicate {
-            heard.faults.entry(case).or_default().push("the agent answered this case more than once".to_owned());
+            heard
+                .faults
+                .entry(case)
+                .or_default()
+                .push("the agent answered this case more than once".to_owned());
         }
         heard
     }
@@ -59,7 +68,10 @@ impl Heard {
             return;
         }
         for case in asked.keys().filter(|case| !self.attempts.contains_key(*case)) {
-            self.faults.entry(case.clone()).or_default().push("the agent ended cleanly without answering this case".to_owned());
+            self.faults
+                .entry(case.clone())
+                .or_default()
+                .push("the agent ended cleanly without answering this case".to_owned());
         }
     }
 
@@ -113,7 +125,11 @@ pub struct CaseFacts {
 /// What a case must show.
 pub fn expectation(case: &CaseCell) -> Expectation {
     let spec = &case.case.spec;
-    Expectation { oracle: spec.oracle.clone(), alive: spec.alive.clone(), decision: spec.decision }
+    Expectation {
+        oracle: spec.oracle.clone(),
+        alive: spec.alive.clone(),
+        decision: spec.decision,
+    }
 }
 
 /// The evidence of one case of a batch.
@@ -150,8 +166,16 @@ fn liveness(alive: &[Vantage], before: &Proof, after: &Proof, attempt: Option<&A
     alive
         .iter()
         .map(|at| match (at, marker) {
-            (Vantage::Guest, Some(found)) => Liveness { at: *at, before: found, after: found },
-            _ => Liveness { at: *at, before: before.contains(at), after: after.contains(at) },
+            (Vantage::Guest, Some(found)) => Liveness {
+                at: *at,
+                before: found,
+                after: found,
+            },
+            _ => Liveness {
+                at: *at,
+                before: before.contains(at),
+                after: after.contains(at),
+            },
         })
         .collect()
 }

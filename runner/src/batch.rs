@@ -44,10 +44,10 @@ pub fn weight(action: &Action) -> Weight {
         // A look at the agent's own descriptors sees those of the cases beside it.
         Action::Tamper { .. } | Action::Descriptors { .. } => Weight::Alone,
         Action::Sweep { .. } | Action::WriteEverywhere { .. } | Action::UnixSockets { .. } => Weight::Heavy,
-        Action::Find { place, .. } => match place {
-            Search::Files | Search::Mounts | Search::ProcMemory | Search::Devices | Search::ProcDescriptors => Weight::Heavy,
-            _ => Weight::Light,
-        },
+        Action::Find {
+            place: Search::Files | Search::Mounts | Search::ProcMemory | Search::Devices | Search::ProcDescriptors,
+            ..
+        } => Weight::Heavy,
         Action::Sequence { actions } => actions.iter().map(weight).max().unwrap_or(Weight::Light),
         Action::Repeat { action, .. } => weight(action),
         _ => Weight::Light,
@@ -58,9 +58,11 @@ pub fn weight(action: &Action) -> Weight {
 pub fn limit_ms(action: &Action) -> u64 {
     match action {
         Action::Sequence { actions } => actions.iter().map(limit_ms).sum::<u64>().min(120_000),
-        Action::Repeat { times, pause_ms, action } => {
-            (u64::from(*times) * (*pause_ms + 1_000) + limit_ms(action)).min(120_000)
-        }
+        Action::Repeat {
+            times,
+            pause_ms,
+            action,
+        } => (u64::from(*times) * (*pause_ms + 1_000) + limit_ms(action)).min(120_000),
         other if weight(other) == Weight::Heavy => LIMIT_HEAVY_MS,
         _ => LIMIT_MS,
     }
@@ -85,7 +87,11 @@ pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
     for cell in cells {
         match cell.case.spec.how.clone() {
             How::Agent(action) if asks_changing_names(&action) => {
-                changing.push(Batch { cells: vec![(cell, action)], parallel: 1, asks_changing_names: true });
+                changing.push(Batch {
+                    cells: vec![(cell, action)],
+                    parallel: 1,
+                    asks_changing_names: true,
+                });
             }
             How::Agent(action) => {
                 let group = match weight(&action) {
@@ -103,7 +109,11 @@ pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
         let mut group = group.into_iter().peekable();
         while group.peek().is_some() {
             let cells = group.by_ref().take(BATCH).collect();
-            batches.push(Batch { cells, parallel, asks_changing_names: false });
+            batches.push(Batch {
+                cells,
+                parallel,
+                asks_changing_names: false,
+            });
         }
     }
     batches.splice(0..0, changing);
@@ -112,7 +122,10 @@ pub fn batches(cells: Vec<CaseCell>) -> (Vec<Batch>, Vec<CaseCell>) {
 
 /// The witnesses that any of these cells needs.
 pub fn witnesses<'a>(cells: impl IntoIterator<Item = &'a CaseCell>) -> BTreeSet<Vantage> {
-    cells.into_iter().flat_map(|cell| cell.case.spec.alive.iter().copied()).collect()
+    cells
+        .into_iter()
+        .flat_map(|cell| cell.case.spec.alive.iter().copied())
+        .collect()
 }
 
 impl Batch {
@@ -181,9 +194,16 @@ impl Target<'_> {
         let work: u64 = cases.iter().map(|case| case.limit_ms).sum();
         let longest = cases.iter().map(|case| case.limit_ms).max().unwrap_or_default();
         let limit = Duration::from_millis(work / batch.parallel as u64 + longest + 5_000);
-        let list = AgentList { cases, parallel: batch.parallel };
+        let list = AgentList {
+            cases,
+            parallel: batch.parallel,
+        };
         let prefix = &self.fixture.removed.agent_prefix;
-        let place = Place { backend: &*self.lab.backend, id: &self.fixture.bottle.guest().id, prefix };
+        let place = Place {
+            backend: &*self.lab.backend,
+            id: &self.fixture.bottle.guest().id,
+            prefix,
+        };
         let run = attempt(place, &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
         let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
         heard.close(&asked, &run.end);
@@ -194,7 +214,14 @@ impl Target<'_> {
             // Its silence means nothing when lines were lost.
             after.remove(&Vantage::DecisionLog);
         }
-        let facts = BatchFacts { heard: &heard, end: &run.end, before, after: &after, settled, facts: &run.facts };
+        let facts = BatchFacts {
+            heard: &heard,
+            end: &run.end,
+            before,
+            after: &after,
+            settled,
+            facts: &run.facts,
+        };
         let evidence = batch.cells.iter().zip(&list.cases).map(|((cell, _), case)| {
             let case = CaseFacts {
                 key: case.case.clone(),
@@ -212,7 +239,10 @@ impl Target<'_> {
 
     /// The cell, with the leak of this bottle.
     pub fn cell(&self, cell: &CaseCell) -> probe_spec::Cell {
-        probe_spec::Cell { leak: self.fixture.leak, ..cell.cell.clone() }
+        probe_spec::Cell {
+            leak: self.fixture.leak,
+            ..cell.cell.clone()
+        }
     }
 
     /// The planted secrets that a case is about.
@@ -226,14 +256,19 @@ impl Target<'_> {
     /// What any witness saw of a nonce, the peer's decision log included.
     pub fn seen(&self, nonce: &Nonce) -> Vec<probe_spec::Sighting> {
         let mut seen = self.lab.sightings.of(nonce);
-        seen.extend(self.peer.decisions(nonce).into_iter().map(|decision| probe_spec::Sighting {
-            at: Vantage::PeerBundle,
-            nonces: vec![nonce.clone()],
-            from: self.fixture.bottle.slug().to_owned(),
-            to: self.peer.bottle.slug().to_owned(),
-            what: format!("decision by {}: {}", decision.by, decision.rule),
-            at_ms: 0,
-        }));
+        seen.extend(
+            self.peer
+                .decisions(nonce)
+                .into_iter()
+                .map(|decision| probe_spec::Sighting {
+                    at: Vantage::PeerBundle,
+                    nonces: vec![nonce.clone()],
+                    from: self.fixture.bottle.slug().to_owned(),
+                    to: self.peer.bottle.slug().to_owned(),
+                    what: format!("decision by {}: {}", decision.by, decision.rule),
+                    at_ms: 0,
+                }),
+        );
         seen
     }
 }
@@ -243,20 +278,40 @@ mod tests {
     use super::*;
 
     fn tcp() -> Action {
-        Action::Tcp { to: String::new(), send: String::new(), from: None }
+        Action::Tcp {
+            to: String::new(),
+            send: String::new(),
+            from: None,
+        }
     }
 
     #[test]
     fn what_tampers_is_attempted_alone() {
-        let tampering = Action::Sequence { actions: vec![Action::Tamper { what: probe_spec::Tamper::Route }, tcp()] };
+        let tampering = Action::Sequence {
+            actions: vec![
+                Action::Tamper {
+                    what: probe_spec::Tamper::Route,
+                },
+                tcp(),
+            ],
+        };
         assert_eq!(weight(&tampering), Weight::Alone);
         assert_eq!(weight(&tcp()), Weight::Light);
     }
 
     #[test]
     fn limits_grow_with_what_is_asked() {
-        let repeat = Action::Repeat { times: 10, pause_ms: 100, action: Box::new(tcp()) };
+        let repeat = Action::Repeat {
+            times: 10,
+            pause_ms: 100,
+            action: Box::new(tcp()),
+        };
         assert_eq!(limit_ms(&repeat), 11_000 + LIMIT_MS);
-        assert_eq!(limit_ms(&Action::Sequence { actions: vec![tcp(), tcp()] }), 2 * LIMIT_MS);
+        assert_eq!(
+            limit_ms(&Action::Sequence {
+                actions: vec![tcp(), tcp()]
+            }),
+            2 * LIMIT_MS
+        );
     }
 }

@@ -198,5 +198,8 @@ fn leak(text: &str) -> Result<Leak, String> {
             nearest = (likeness, name);
         }
     }
-    Err(format!("there is no such known-leaky bottle; the nearest is {}", nearest.1))
+    Err(format!(
+        "there is no such known-leaky bottle; the nearest is {}",
+        nearest.1
+    ))
 }

@@ -3,8 +3,18 @@
 use probe_spec::Nonce;
 
 /// Lines of `/proc/PID/status` (proc_pid_status(5)) that are facts.
-const FIELDS: [&str; 10] =
-    ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
+const FIELDS: [&str; 10] = [
+    "Uid",
+    "Gid",
+    "Groups",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+];
 
 /// Process id on the host of the agent that was started with this batch.
 pub fn pid_of_agent(batch: &Nonce) -> Option<i32> {

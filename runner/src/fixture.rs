@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bottle_backend::Role;
-use bottle_leaky::Removed;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
+use bottle_leaky::Removed;
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
 use bottle_policy::BundleEvent;
 use probe_spec::{DecisionSeen, Leak, Nonce, Vantage, world};
@@ -14,8 +14,8 @@ use crate::addresses::in_subnet;
 use crate::error::SuiteError;
 use crate::images::MARKER;
 use crate::injecting::Injecting;
-use crate::leaks::{self, Planned};
 use crate::lab::{Lab, hear_listener};
+use crate::leaks::{self, Planned};
 use crate::sightings::fresh_nonce;
 use crate::template::Keys;
 
@@ -61,7 +61,12 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
     let mut entropy = [0; 8];
     entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
     // Networks come and go during a run.
-    let subnets = lab.backend.facts().await.map_err(SuiteError::engine("asking the engine what it is like"))?.subnets;
+    let subnets = lab
+        .backend
+        .facts()
+        .await
+        .map_err(SuiteError::engine("asking the engine what it is like"))?
+        .subnets;
     let facts = HostFacts {
         subnets,
         home: "/nonexistent".to_owned(),
@@ -97,7 +102,13 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
 /// Launches a plan. The launch goes on in a task of its own and its bottle belongs to the lab, so that a run that is stopped
 /// meanwhile leaves nothing.
 pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteError> {
-    let Planned { plan, removed, token, kind, leak } = planned;
+    let Planned {
+        plan,
+        removed,
+        token,
+        kind,
+        leak,
+    } = planned;
     let topology = plan.topology;
     let mut secrets = Secrets::none();
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
@@ -107,7 +118,10 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
     options.cancel = Some(lab.stop.clone());
     let mut backend = lab.backend.clone();
     if removed.needs_leaky_bundle() {
-        backend = Arc::new(Injecting { inner: backend, removed: removed.clone() });
+        backend = Arc::new(Injecting {
+            inner: backend,
+            removed: removed.clone(),
+        });
     }
     let started = std::time::Instant::now();
     let (send, receive) = tokio::sync::oneshot::channel();
@@ -128,7 +142,16 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
         // It ends with the guest.
         hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
     }
-    Ok(Fixture { bottle, topology, leak, token, launch_ms, removed, control: OnceCell::new(), listener: None })
+    Ok(Fixture {
+        bottle,
+        topology,
+        leak,
+        token,
+        launch_ms,
+        removed,
+        control: OnceCell::new(),
+        listener: None,
+    })
 }
 
 impl Fixture {
@@ -159,8 +182,15 @@ impl Fixture {
             Role::Guest => self.bottle.guest(),
             Role::Bundle => self.bottle.bundle(),
         };
-        let addresses = seen.addresses.iter().find(|(name, _)| name.ends_with(ending)).map(|(_, all)| all);
-        addresses?.iter().find(|address| address.is_ipv4()).map(ToString::to_string)
+        let addresses = seen
+            .addresses
+            .iter()
+            .find(|(name, _)| name.ends_with(ending))
+            .map(|(_, all)| all);
+        addresses?
+            .iter()
+            .find(|address| address.is_ipv4())
+            .map(ToString::to_string)
     }
 
     /// Address of the bundle on its outer network.
@@ -207,11 +237,22 @@ impl Fixture {
     pub fn keys(&self, lab: &Lab, peer: &Fixture) -> Keys {
         let mut keys = lab.keys.clone();
         let local = || "127.0.0.1".to_owned();
-        let own_inner = self.inner().or(peer.inner()).map(|(_, cidr)| cidr.as_str()).unwrap_or("10.213.0.0/24");
+        let own_inner = self
+            .inner()
+            .or(peer.inner())
+            .map(|(_, cidr)| cidr.as_str())
+            .unwrap_or("10.213.0.0/24");
         let gateway = in_subnet(own_inner, 1).unwrap_or_else(local);
-        let later = lab.host.tcp(std::net::Ipv4Addr::LOCALHOST.into(), 0, Vantage::HostLoopback4);
+        let later = lab
+            .host
+            .tcp(std::net::Ipv4Addr::LOCALHOST.into(), 0, Vantage::HostLoopback4);
         let later = later.unwrap_or(lab.host.loopback4);
-        let peer_published = peer.bottle.guest().published.values().chain(peer.bottle.bundle().published.values());
+        let peer_published = peer
+            .bottle
+            .guest()
+            .published
+            .values()
+            .chain(peer.bottle.bundle().published.values());
         let peer_published = peer_published.flatten().next().map_or(0, |(_, port)| *port);
         let plan = |fixture: &Fixture, role| match role {
             Role::Guest => fixture.bottle.plan().guest.name.clone(),
@@ -264,7 +305,9 @@ pub fn decisions(log: &[BundleEvent], nonce: &Nonce) -> Vec<DecisionSeen> {
         })
         .filter(|record| {
             let carried = record.nonce.iter().chain(&record.host).chain(&record.told);
-            carried.into_iter().any(|text| Nonce::find_all(text.as_bytes()).contains(nonce))
+            carried
+                .into_iter()
+                .any(|text| Nonce::find_all(text.as_bytes()).contains(nonce))
         })
         .map(|record| DecisionSeen {
             denied: record.verdict == bottle_policy::DecisionVerdict::Deny,

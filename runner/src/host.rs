@@ -50,13 +50,21 @@ impl HostWitnesses {
             wildcard_udp: 0,
         };
         witnesses.loopback4 = witnesses.tcp(Ipv4Addr::LOCALHOST.into(), 0, Vantage::HostLoopback4)?;
-        let low = (900..1000).rev().find_map(|port| witnesses.tcp(Ipv4Addr::LOCALHOST.into(), port, Vantage::HostLoopback4).ok());
+        let low = (900..1000).rev().find_map(|port| {
+            witnesses
+                .tcp(Ipv4Addr::LOCALHOST.into(), port, Vantage::HostLoopback4)
+                .ok()
+        });
         witnesses.loopback4_low = low.unwrap_or(witnesses.loopback4);
-        witnesses.loopback6 = witnesses.tcp(Ipv6Addr::LOCALHOST.into(), 0, Vantage::HostLoopback6).unwrap_or(0);
-        witnesses.wildcard = witnesses.tcp(Ipv6Addr::UNSPECIFIED.into(), 0, Vantage::HostWildcard).or_else(|_| {
-            // A host without IPv6.
-            witnesses.tcp(Ipv4Addr::UNSPECIFIED.into(), 0, Vantage::HostWildcard)
-        })?;
+        witnesses.loopback6 = witnesses
+            .tcp(Ipv6Addr::LOCALHOST.into(), 0, Vantage::HostLoopback6)
+            .unwrap_or(0);
+        witnesses.wildcard = witnesses
+            .tcp(Ipv6Addr::UNSPECIFIED.into(), 0, Vantage::HostWildcard)
+            .or_else(|_| {
+                // A host without IPv6.
+                witnesses.tcp(Ipv4Addr::UNSPECIFIED.into(), 0, Vantage::HostWildcard)
+            })?;
         witnesses.loopback4_udp = witnesses.udp(Ipv4Addr::LOCALHOST.into())?;
         witnesses.wildcard_udp = witnesses
             .udp(Ipv6Addr::UNSPECIFIED.into())
@@ -115,7 +123,11 @@ impl Drop for HostWitnesses {
 }
 
 fn open(address: IpAddr, port: u16, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(SocketAddr::new(address, port)), kind, Some(protocol))?;
+    let socket = Socket::new(
+        Domain::for_address(SocketAddr::new(address, port)),
+        kind,
+        Some(protocol),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -168,7 +180,10 @@ mod tests {
         }
         let nonce = fresh_nonce();
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.send_to(nonce.as_str().as_bytes(), ("127.0.0.1", host.loopback4_udp)).await.unwrap();
+        socket
+            .send_to(nonce.as_str().as_bytes(), ("127.0.0.1", host.loopback4_udp))
+            .await
+            .unwrap();
         assert!(sightings.wait(&nonce, Vantage::HostUdp, Duration::from_secs(5)).await);
     }
 }

@@ -38,7 +38,10 @@ impl Images {
             witness: one_program("witness", "/bottle-witness", parts.witness)?,
         };
         for image in [&images.bundle, &images.leaky_bundle, &images.probe, &images.witness] {
-            let found = backend.find_image(&image.reference).await.map_err(SuiteError::engine("looking for an image"))?;
+            let found = backend
+                .find_image(&image.reference)
+                .await
+                .map_err(SuiteError::engine("looking for an image"))?;
             if found.is_none() {
                 let load = backend.load_image(&image.reference, image.archive.clone());
                 load.await.map_err(SuiteError::engine("loading an image"))?;
@@ -49,9 +52,20 @@ impl Images {
 }
 
 fn one_program(name: &'static str, path: &str, bytes: &[u8]) -> Result<BuiltImage, SuiteError> {
-    let settings = ImageSettings { entrypoint: vec![path.to_owned()], ..ImageSettings::default() };
-    build_image(&format!("bottle-conform/{name}"), &[ImageFile { path, mode: 0o755, bytes }], &settings)
-        .map_err(|error| SuiteError::Image(name, error))
+    let settings = ImageSettings {
+        entrypoint: vec![path.to_owned()],
+        ..ImageSettings::default()
+    };
+    build_image(
+        &format!("bottle-conform/{name}"),
+        &[ImageFile {
+            path,
+            mode: 0o755,
+            bytes,
+        }],
+        &settings,
+    )
+    .map_err(|error| SuiteError::Image(name, error))
 }
 
 fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {
@@ -68,5 +82,6 @@ fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {
         file("/home/agent/.keep", 0o644, b""),
         file("/var/tmp/.keep", 0o644, b""),
     ];
-    build_image("bottle-conform/probe", &files, &ImageSettings::default()).map_err(|error| SuiteError::Image("probe", error))
+    build_image("bottle-conform/probe", &files, &ImageSettings::default())
+        .map_err(|error| SuiteError::Image("probe", error))
 }

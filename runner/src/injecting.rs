@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bottle_backend::{
-    Backend, BackendError, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Input, Labels, NetworkMade, Observed,
-    Resource, Role, Streams,
+    Backend, BackendError, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Input, Labels, NetworkMade,
+    Observed, Resource, Role, Streams,
 };
 use bottle_leaky::Removed;
 use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, VolumePlan};
@@ -90,7 +90,11 @@ impl Backend for Injecting {
         self.inner.create_network(plan, labels)
     }
 
-    fn create_volume<'a>(&'a self, plan: &'a VolumePlan, labels: &'a Labels) -> BoxFuture<'a, Result<(), BackendError>> {
+    fn create_volume<'a>(
+        &'a self,
+        plan: &'a VolumePlan,
+        labels: &'a Labels,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inner.create_volume(plan, labels)
     }
 

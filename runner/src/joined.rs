@@ -17,14 +17,21 @@ pub async fn create(
 ) -> Result<String, Box<bollard::errors::Error>> {
     let engine = bollard::Docker::connect_with_defaults()?;
     let port = world::BUNDLE_LOOPBACK_PORT.to_string();
-    let command = ["listen", "--ports", &port, "--addresses", "127.0.0.1,::1"].map(str::to_owned).to_vec();
+    let command = ["listen", "--ports", &port, "--addresses", "127.0.0.1,::1"]
+        .map(str::to_owned)
+        .to_vec();
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
         user: Some("0:0".to_owned()),
         entrypoint: Some(vec!["/bottle-probe".to_owned()]),
         cmd: Some(command),
         attach_stdout: Some(true),
-        labels: Some(labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<HashMap<_, _>>()),
+        labels: Some(
+            labels
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect::<HashMap<_, _>>(),
+        ),
         host_config: Some(HostConfig {
             network_mode: Some(format!("container:{joined}")),
             cap_drop: Some(vec!["ALL".to_owned()]),
@@ -36,6 +43,9 @@ pub async fn create(
         }),
         ..ContainerCreateBody::default()
     };
-    let options = CreateContainerOptions { name: Some(name.to_owned()), ..CreateContainerOptions::default() };
+    let options = CreateContainerOptions {
+        name: Some(name.to_owned()),
+        ..CreateContainerOptions::default()
+    };
     Ok(engine.create_container(Some(options), body).await?.id)
 }

@@ -49,9 +49,12 @@ pub struct Lab {
     /// Certificate of its authority.
     pub outside_ca: String,
     /// Id of the witness's container.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests end the witness"))]
     pub outside_id: String,
     /// Name of the outer network.
     pub network: String,
+    /// What cases that kill a launcher start; `None`: this very program.
+    pub program: Option<PathBuf>,
     /// What the witnesses are told; the key in it exists for this run only.
     witness_config: WitnessConfig,
     leaky: OnceCell<LeakyGround>,
@@ -82,8 +85,16 @@ struct Made {
 
 impl Made {
     fn add(&self, kind: ResourceKind, name: &str, id: &str) {
-        let resource = Resource { kind, name: name.to_owned(), id: id.to_owned(), labels: Labels::new() };
-        self.resources.lock().unwrap_or_else(PoisonError::into_inner).push(resource);
+        let resource = Resource {
+            kind,
+            name: name.to_owned(),
+            id: id.to_owned(),
+            labels: Labels::new(),
+        };
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(resource);
     }
 
     /// Removes everything (or containers only), last made first; what could not be removed.
@@ -129,6 +140,8 @@ pub struct LabOptions {
     pub backend: Arc<dyn Backend>,
     /// The embedded parts.
     pub parts: Parts,
+    /// What cases that kill a launcher start; `None`: this very program.
+    pub program: Option<PathBuf>,
     /// Turns `true` when the run is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -148,22 +161,40 @@ impl Lab {
     }
 
     async fn make(options: LabOptions, made: Arc<Made>) -> Result<Self, SuiteError> {
-        let LabOptions { run, backend, parts, stop } = options;
-        let facts = backend.facts().await.map_err(SuiteError::engine("asking the engine what it is like"))?;
+        let LabOptions {
+            run,
+            backend,
+            parts,
+            program,
+            stop,
+        } = options;
+        let facts = backend
+            .facts()
+            .await
+            .map_err(SuiteError::engine("asking the engine what it is like"))?;
         let directory = std::env::temp_dir().join(format!("bottle-conform-{run}"));
         private_directory(&directory)?;
         let sightings = Arc::new(Sightings::default());
         let host = HostWitnesses::open(sightings.clone()).await.map_err(SuiteError::Host)?;
-        let site = Site { run: &run, backend: &*backend, made: &made };
+        let site = Site {
+            run: &run,
+            backend: &*backend,
+            made: &made,
+        };
         let (images, subnet) = tokio::try_join!(Images::load(&parts, &*backend), site.network())?;
         let network = site.network_name();
         let subnets = BTreeMap::from([(network.clone(), subnet)]);
         let (config, ca) = authority()?;
         // The control guests are made beside it, but its address must be taken first.
-        let (outside, outside_id) =
-            site.witness("witness", &images.witness.reference, &subnets, &config, &sightings).await?;
+        let (outside, outside_id) = site
+            .witness("witness", &images.witness.reference, &subnets, &config, &sightings)
+            .await?;
         let image = &images.probe.reference;
-        let attachment = Attachment { network: network.clone(), host_number: None, aliases: Vec::new() };
+        let attachment = Attachment {
+            network: network.clone(),
+            host_number: None,
+            aliases: Vec::new(),
+        };
         let mut control = plain("control-outside", image, NetworkMode::Networks(vec![attachment]), &run);
         control.hardening.capabilities = vec!["NET_RAW".to_owned()];
         let mut control_host = plain("control-host", image, NetworkMode::Host, &run);
@@ -178,6 +209,7 @@ impl Lab {
         let outside_address = v4.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let keys = keys(&host, outside_address, published);
         Ok(Self {
+            program,
             witness_config: config,
             leaky: OnceCell::new(),
             extra_paths: Mutex::default(),
@@ -239,7 +271,10 @@ impl Lab {
 
     /// Has a directory removed with the lab.
     pub fn remove_at_end(&self, path: PathBuf) {
-        self.extra_paths.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        self.extra_paths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path);
     }
 
     /// Makes one more network; its name and subnet.
@@ -253,7 +288,11 @@ impl Lab {
             subnets: subnets.to_vec(),
             ipv6: None,
         };
-        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+        let site = Site {
+            run: &self.run,
+            backend: &*self.backend,
+            made: &self.made,
+        };
         let made = self.backend.create_network(&plan, &site.labels("known-leaky")).await;
         let made = made.map_err(SuiteError::engine("making a network of a known-leaky bottle"))?;
         self.made.add(ResourceKind::Network, &plan.name, &made.id);
@@ -261,44 +300,96 @@ impl Lab {
     }
 
     /// Starts one more witness on a network; it and its id.
-    pub async fn start_witness(&self, network: &str, subnet: &str, name: &str) -> Result<(Outside, String), SuiteError> {
-        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+    pub async fn start_witness(
+        &self,
+        network: &str,
+        subnet: &str,
+        name: &str,
+    ) -> Result<(Outside, String), SuiteError> {
+        let site = Site {
+            run: &self.run,
+            backend: &*self.backend,
+            made: &self.made,
+        };
         let subnets = BTreeMap::from([(network.to_owned(), subnet.to_owned())]);
-        site.witness(name, &self.images.witness.reference, &subnets, &self.witness_config, &self.sightings).await
+        site.witness(
+            name,
+            &self.images.witness.reference,
+            &subnets,
+            &self.witness_config,
+            &self.sightings,
+        )
+        .await
     }
 
     /// Starts one more control guest on a network of a bottle; its id. It is removed with the lab, or by
     /// [`remove_control`](Self::remove_control) before the network is.
     pub async fn control_on(&self, network: &str) -> Result<String, SuiteError> {
-        let attachment = Attachment { network: network.to_owned(), host_number: None, aliases: Vec::new() };
+        let attachment = Attachment {
+            network: network.to_owned(),
+            host_number: None,
+            aliases: Vec::new(),
+        };
         let name = format!("control-{}", &fresh_nonce().as_str()[2..10]);
-        let plan = plain(&name, &self.images.probe.reference, NetworkMode::Networks(vec![attachment]), &self.run);
-        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+        let plan = plain(
+            &name,
+            &self.images.probe.reference,
+            NetworkMode::Networks(vec![attachment]),
+            &self.run,
+        );
+        let site = Site {
+            run: &self.run,
+            backend: &*self.backend,
+            made: &self.made,
+        };
         Ok(site.start(&plan, &BTreeMap::new(), false).await?.0)
     }
 
     /// Starts a listener in the network namespace of a bundle, on its loopback only; its id. What it hears is seen at own-bundle.
     pub async fn listener_in(&self, bundle: &str) -> Result<String, SuiteError> {
         let name = format!("listener-{}", &fresh_nonce().as_str()[2..10]);
-        let site = Site { run: &self.run, backend: &*self.backend, made: &self.made };
+        let site = Site {
+            run: &self.run,
+            backend: &*self.backend,
+            made: &self.made,
+        };
         let labels = site.labels("own-bundle-listener");
         let image = &self.images.probe.reference;
         let id = crate::joined::create(&format!("bottle-conform-{}-{name}", self.run), image, bundle, &labels).await;
         let id = id.map_err(SuiteError::Joined)?;
         self.made.add(ResourceKind::Container, &name, &id);
         let failed = SuiteError::engine;
-        let streams = self.backend.attach(Role::Bundle, &id, false).await.map_err(failed("attaching to a listener"))?;
-        self.backend.start(Role::Bundle, &id).await.map_err(failed("starting a listener"))?;
+        let streams = self
+            .backend
+            .attach(Role::Bundle, &id, false)
+            .await
+            .map_err(failed("attaching to a listener"))?;
+        self.backend
+            .start(Role::Bundle, &id)
+            .await
+            .map_err(failed("starting a listener"))?;
         let task = hear_listener(streams, Vantage::OwnBundle, self.sightings.clone());
-        self.made.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.made
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
         Ok(id)
     }
 
     /// Removes a container by its id.
     pub async fn remove_container(&self, id: &str) -> Result<(), SuiteError> {
         let labels = Labels::new();
-        let resource = Resource { kind: ResourceKind::Container, name: id.to_owned(), id: id.to_owned(), labels };
-        self.backend.remove(&resource).await.map_err(SuiteError::engine("removing a container"))
+        let resource = Resource {
+            kind: ResourceKind::Container,
+            name: id.to_owned(),
+            id: id.to_owned(),
+            labels,
+        };
+        self.backend
+            .remove(&resource)
+            .await
+            .map_err(SuiteError::engine("removing a container"))
     }
 
     /// Takes everything down; what could not be removed.
@@ -348,7 +439,10 @@ impl Site<'_> {
     /// The network on which every address in the world ends at the witness; its IPv4 subnet.
     async fn network(&self) -> Result<String, SuiteError> {
         let random = fresh_nonce();
-        let start = random.as_str().bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        let start = random
+            .as_str()
+            .bytes()
+            .fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
         let subnets = (0..32u8)
             .map(|step| start.wrapping_add(step.wrapping_mul(8)))
             .map(|third| Subnet {
@@ -357,7 +451,18 @@ impl Site<'_> {
                 members_gateway: None,
             })
             .collect();
-        let ip6 = |fourth, last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xb000 | u16::from(start), fourth, 0, 0, 0, last));
+        let ip6 = |last| {
+            IpAddr::V6(Ipv6Addr::new(
+                0x2001,
+                0xdb8,
+                0xb000 | u16::from(start),
+                0,
+                0,
+                0,
+                0,
+                last,
+            ))
+        };
         let plan = NetworkPlan {
             name: self.network_name(),
             role: "stand-in-internet".to_owned(),
@@ -366,16 +471,18 @@ impl Site<'_> {
             host_absent: true,
             masquerade: false,
             subnets,
-            // The host keeps the first address of an IPv6 network whatever it is told, so members are given another gateway:
-            // one beyond the witness's own /64, for which the witness answers as for the rest of the world. (Engine 20.10 keeps only
-            // the low 64 bits of an address in its books, so those must be unlike any member's.)
+            // The host keeps an address on an IPv6 network whatever it is told. It is not the one that members take for their
+            // gateway: that one is the witness's.
             ipv6: Some(Subnet {
-                cidr: format!("{}/48", ip6(0, 0)),
-                gateway: Some(ip6(0, 1)),
-                members_gateway: Some(ip6(1, 0xfffe)),
+                cidr: format!("{}/64", ip6(0)),
+                gateway: Some(ip6(0xfffe)),
+                members_gateway: Some(ip6(1)),
             }),
         };
-        let made = self.backend.create_network(&plan, &self.labels("stand-in-internet")).await;
+        let made = self
+            .backend
+            .create_network(&plan, &self.labels("stand-in-internet"))
+            .await;
         let made = made.map_err(SuiteError::engine("making the outer network"))?;
         self.made.add(ResourceKind::Network, &plan.name, &made.id);
         Ok(made.subnet)
@@ -388,7 +495,10 @@ impl Site<'_> {
         attached: bool,
     ) -> Result<(String, Option<Streams>), SuiteError> {
         let failed = SuiteError::engine;
-        let created = self.backend.create(Role::Bundle, plan, &self.labels(&plan.name), subnets).await;
+        let created = self
+            .backend
+            .create(Role::Bundle, plan, &self.labels(&plan.name), subnets)
+            .await;
         let id = created.map_err(failed("making a container of the lab"))?;
         self.made.add(ResourceKind::Container, &plan.name, &id);
         let streams = if attached {
@@ -397,7 +507,10 @@ impl Site<'_> {
         } else {
             None
         };
-        self.backend.start(Role::Bundle, &id).await.map_err(failed("starting a container of the lab"))?;
+        self.backend
+            .start(Role::Bundle, &id)
+            .await
+            .map_err(failed("starting a container of the lab"))?;
         Ok((id, streams))
     }
 
@@ -419,32 +532,51 @@ impl Site<'_> {
         plan.stdin = true;
         plan.hardening.capabilities = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"].map(str::to_owned).to_vec();
         let (id, streams) = self.start(&plan, subnets, true).await?;
-        let streams = streams.ok_or_else(|| SuiteError::Outside(crate::outside::OutsideError::Silent(String::new())))?;
+        let streams =
+            streams.ok_or_else(|| SuiteError::Outside(crate::outside::OutsideError::Silent(String::new())))?;
         Ok((Outside::begin(streams, config, sightings.clone()).await?, id))
     }
 
     /// A container that publishes a witness on every address of the host; the host's port.
     async fn published(&self, image: &str, sightings: &Arc<Sightings>) -> Result<u16, SuiteError> {
-        let bridge = Attachment { network: "bridge".to_owned(), host_number: None, aliases: Vec::new() };
+        let bridge = Attachment {
+            network: "bridge".to_owned(),
+            host_number: None,
+            aliases: Vec::new(),
+        };
         let mut plan = plain("published", image, NetworkMode::Networks(vec![bridge]), self.run);
-        plan.command = ["listen", "--ports", &PUBLISHED_PORT.to_string()].map(str::to_owned).to_vec();
+        plan.command = ["listen", "--ports", &PUBLISHED_PORT.to_string()]
+            .map(str::to_owned)
+            .to_vec();
         let port = format!("{PUBLISHED_PORT}/tcp");
         plan.publish = vec![(port.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
         let (id, streams) = self.start(&plan, &BTreeMap::new(), true).await?;
         if let Some(streams) = streams {
             let task = hear_listener(streams, Vantage::HostWildcard, sightings.clone());
-            self.made.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+            self.made
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task);
         }
         let seen = self.backend.observe(Role::Bundle, &id).await;
         let seen = seen.map_err(SuiteError::engine("reading back the published witness"))?;
-        Ok(seen.published.get(&port).and_then(|bindings| bindings.first()).map_or(0, |(_, port)| *port))
+        Ok(seen
+            .published
+            .get(&port)
+            .and_then(|bindings| bindings.first())
+            .map_or(0, |(_, port)| *port))
     }
 }
 
 /// Reads the sightings that a listening guest prints, as seen at `at`.
 pub fn hear_listener(streams: Streams, at: Vantage, sightings: Arc<Sightings>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let Streams { stdin: _stdin, stdout, stderr: _stderr } = streams;
+        let Streams {
+            stdin: _stdin,
+            stdout,
+            stderr: _stderr,
+        } = streams;
         let mut lines = BufReader::new(stdout).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             match serde_json::from_str::<probe_spec::Sighting>(&line) {
@@ -465,7 +597,11 @@ fn plain(name: &str, image: &str, network: NetworkMode, run: &str) -> ContainerP
     ContainerPlan {
         name: format!("bottle-conform-{run}-{name}"),
         image: image.to_owned(),
-        entrypoint: if is_probe { vec!["/bottle-probe".to_owned()] } else { Vec::new() },
+        entrypoint: if is_probe {
+            vec!["/bottle-probe".to_owned()]
+        } else {
+            Vec::new()
+        },
         command: if is_probe { vec!["wait".to_owned()] } else { Vec::new() },
         env: BTreeMap::new(),
         user: Some("0:0".to_owned()),
@@ -480,7 +616,12 @@ fn plain(name: &str, image: &str, network: NetworkMode, run: &str) -> ContainerP
         mounts: Vec::new(),
         tmpfs: Vec::new(),
         hardening: Hardening::default(),
-        limits: Limits { memory: Some(512 << 20), milli_cpus: None, pids: Some(512), open_files: Some(16_384) },
+        limits: Limits {
+            memory: Some(512 << 20),
+            milli_cpus: None,
+            pids: Some(512),
+            open_files: Some(16_384),
+        },
         auto_remove: true,
     }
 }
@@ -490,7 +631,10 @@ fn private_directory(path: &std::path::Path) -> Result<(), SuiteError> {
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(path)
-        .map_err(|source| SuiteError::Path { path: path.to_owned(), source })
+        .map_err(|source| SuiteError::Path {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// An authority for the good origins of this run, whose key exists in this process and in the witness only.
@@ -499,9 +643,14 @@ fn authority() -> Result<(WitnessConfig, String), SuiteError> {
     let mut params = rcgen::CertificateParams::new(Vec::<String>::new())?;
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(rcgen::DnType::CommonName, "bottle-conform stand-in internet");
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "bottle-conform stand-in internet");
     let certificate = params.self_signed(&key)?;
-    let config = WitnessConfig { ca_pem: certificate.pem(), ca_key_pem: key.serialize_pem() };
+    let config = WitnessConfig {
+        ca_pem: certificate.pem(),
+        ca_key_pem: key.serialize_pem(),
+    };
     Ok((config, certificate.pem()))
 }
 
@@ -510,7 +659,11 @@ fn keys(host: &HostWitnesses, outside: IpAddr, published: u16) -> Keys {
     let addresses = crate::addresses::of_host();
     let first4 = addresses.v4.first().cloned().unwrap_or_else(|| "127.0.0.1".to_owned());
     let second4 = addresses.v4.get(1).cloned().unwrap_or_else(|| first4.clone());
-    let lo6 = if host.loopback6 == 0 { host.wildcard } else { host.loopback6 };
+    let lo6 = if host.loopback6 == 0 {
+        host.wildcard
+    } else {
+        host.loopback6
+    };
     [
         ("sink", world::SINK_ADDRESS.to_owned()),
         ("sink6", world::SINK_ADDRESS6.to_owned()),
@@ -523,8 +676,14 @@ fn keys(host: &HostWitnesses, outside: IpAddr, published: u16) -> Keys {
         ("host.published.tcp", published.to_string()),
         ("host.address.1", first4.clone()),
         ("host.address.2", second4),
-        ("host.address.docker0", addresses.docker0.unwrap_or_else(|| first4.clone())),
-        ("host.address6.1", addresses.v6.first().cloned().unwrap_or_else(|| "::1".to_owned())),
+        (
+            "host.address.docker0",
+            addresses.docker0.unwrap_or_else(|| first4.clone()),
+        ),
+        (
+            "host.address6.1",
+            addresses.v6.first().cloned().unwrap_or_else(|| "::1".to_owned()),
+        ),
         ("witness.dns", format!("{outside}:53")),
         ("host.address.1.dashed", first4.replace('.', "-")),
         ("bundle.lo.tcp", world::BUNDLE_LOOPBACK_PORT.to_string()),

@@ -46,10 +46,14 @@ pub struct LeakyGround {
 impl LeakyGround {
     /// Makes them.
     pub async fn make(lab: &Lab) -> Result<Self, SuiteError> {
-        let (natted, subnet) = lab.make_network(NetworkKind::Natted, &subnets(215, NATTED_HOST, Some(1))).await?;
+        let (natted, subnet) = lab
+            .make_network(NetworkKind::Natted, &subnets(215, NATTED_HOST, Some(1)))
+            .await?;
         let natted_host = address(&subnet, NATTED_HOST);
         let second = lab.start_witness(&natted, &subnet, "second-witness").await?.0;
-        let (gwhost, subnet) = lab.make_network(NetworkKind::InternalWithHost, &subnets(216, 1, None)).await?;
+        let (gwhost, subnet) = lab
+            .make_network(NetworkKind::InternalWithHost, &subnets(216, 1, None))
+            .await?;
         let directory = |name: &str| {
             use std::os::unix::fs::PermissionsExt;
             // Below the system's directory for temporary files, since guests must be able to enter it.
@@ -57,7 +61,8 @@ impl LeakyGround {
             let made = std::fs::create_dir(&path)
                 .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)));
             lab.remove_at_end(path.clone());
-            made.map(|()| path.clone()).map_err(|source| SuiteError::Path { path, source })
+            made.map(|()| path.clone())
+                .map_err(|source| SuiteError::Path { path, source })
         };
         Ok(Self {
             natted: (natted, natted_host),
@@ -86,7 +91,8 @@ fn subnets(second: u8, host: u8, members: Option<u8>) -> Vec<Subnet> {
 
 fn address(subnet: &str, last: u8) -> IpAddr {
     let text = crate::addresses::in_subnet(subnet, last);
-    text.and_then(|text| text.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    text.and_then(|text| text.parse().ok())
+        .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 /// Whether a leak changes the neighbour's plan too.
@@ -114,7 +120,13 @@ pub async fn plan(
             plan.bundle.image = lab.images.leaky_bundle.reference.clone();
         }
     }
-    Ok(Planned { plan, removed, token, kind, leak })
+    Ok(Planned {
+        plan,
+        removed,
+        token,
+        kind,
+        leak,
+    })
 }
 
 async fn world(
@@ -126,19 +138,22 @@ async fn world(
 ) -> Result<LeakyWorld, SuiteError> {
     let ground = lab.leaky().await?;
     let private = match leak {
-        Leak::DnsFwd | Leak::SideAdm => {
-            Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?)
-        }
+        Leak::DnsFwd | Leak::SideAdm => Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?),
         _ => None,
     };
     let (private_network, private_subnet) = private.unwrap_or_default();
     let peer_network = peer.and_then(|peer| peer.inner()).map(|(name, _)| name.clone());
     let peer_bundle = peer.and_then(|peer| peer.inner_address(Role::Bundle));
     let peer_volume = peer.and_then(|peer| {
-        peer.bottle.plan().bundle.mounts.iter().find_map(|mount| match &mount.source {
-            MountSource::Volume(name) => Some(name.clone()),
-            MountSource::Bind(_) => None,
-        })
+        peer.bottle
+            .plan()
+            .bundle
+            .mounts
+            .iter()
+            .find_map(|mount| match &mount.source {
+                MountSource::Volume(name) => Some(name.clone()),
+                MountSource::Bind(_) => None,
+            })
     });
     let text = |path: &PathBuf| path.display().to_string();
     Ok(LeakyWorld {
@@ -152,10 +167,16 @@ async fn world(
         private_network,
         private_bundle_number: PRIVATE_BUNDLE,
         peer_network: peer_network.unwrap_or_default(),
-        peer_bundle: peer_bundle.and_then(|text| text.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        peer_bundle: peer_bundle
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         peer_volume: peer_volume.unwrap_or_default(),
         shared_dir: text(&ground.shared),
-        planted_dir: if leak == Leak::File { planted(lab, plan, token)? } else { text(&ground.outside) },
+        planted_dir: if leak == Leak::File {
+            planted(lab, plan, token)?
+        } else {
+            text(&ground.outside)
+        },
         outside_dir: text(&ground.outside),
         engine_sockets: vec!["/var/run/docker.sock".to_owned()],
         capabilities: capabilities(),
@@ -168,7 +189,10 @@ fn planted(lab: &Lab, plan: &Plan, token: &Nonce) -> Result<String, SuiteError> 
     use std::os::unix::fs::PermissionsExt;
     let directory = std::env::temp_dir().join(format!("bottle-conform-{}-{}", lab.run, plan.slug));
     lab.remove_at_end(directory.clone());
-    let failed = |path: &PathBuf, source| SuiteError::Path { path: path.clone(), source };
+    let failed = |path: &PathBuf, source| SuiteError::Path {
+        path: path.clone(),
+        source,
+    };
     for file in planted_files(token.as_str()) {
         let path = directory.join(file.path);
         if let Some(parent) = path.parent() {
@@ -184,8 +208,13 @@ fn planted(lab: &Lab, plan: &Plan, token: &Nonce) -> Result<String, SuiteError> 
 /// The capabilities that the engine can give: `ALL`, or those of this host's own bounding set when that is smaller.
 fn capabilities() -> Vec<String> {
     let facts = crate::facts::of_process(1);
-    let set = facts.iter().find(|(name, _)| name == "CapBnd").and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok());
-    let all = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let set = facts
+        .iter()
+        .find(|(name, _)| name == "CapBnd")
+        .and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok());
+    let all = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
     match (set, all) {
         (Some(set), Some(last)) if set != (1u64 << (last + 1)) - 1 => {
             let names = CAPABILITIES.iter().enumerate().filter(|(bit, _)| set & (1 << bit) != 0);
@@ -197,9 +226,45 @@ fn capabilities() -> Vec<String> {
 
 /// Names by number (linux/capability.h).
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];

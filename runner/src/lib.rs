@@ -47,7 +47,11 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` are no mistakes.
-            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Held };
+            let code = if error.use_stderr() {
+                ExitCode::Usage
+            } else {
+                ExitCode::Held
+            };
             let _ = error.print();
             return code.code();
         }
@@ -93,11 +97,18 @@ fn is_verbose(command: &cli::Command) -> bool {
 
 /// Logs to standard error: warnings, and with `--verbose` what the engine is asked to do. `RUST_LOG` wins.
 fn log(verbose: bool) {
-    let default = if verbose { "bottle_conform=debug,bottle_launch=debug,bottle_docker=debug,warn" } else { "error" };
+    let default = if verbose {
+        "bottle_conform=debug,bottle_launch=debug,bottle_docker=debug,warn"
+    } else {
+        "error"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     // A second call (in tests) changes nothing.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// The actions in a case, whoever performs them.
@@ -108,3 +119,8 @@ pub fn actions_of(how: &How) -> Vec<&Action> {
         How::Runner(_) => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod false_friends_tests;
+#[cfg(test)]
+mod real_witness_tests;

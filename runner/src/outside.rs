@@ -65,7 +65,11 @@ impl Outside {
         config: &WitnessConfig,
         sightings: Arc<Sightings>,
     ) -> Result<Self, OutsideError> {
-        let Streams { stdin: mut input, stdout, stderr } = streams;
+        let Streams {
+            stdin: mut input,
+            stdout,
+            stderr,
+        } = streams;
         let state = Arc::new(State::default());
         let errors = tokio::spawn(keep_words(stderr, state.clone()));
         let (phase, mut phases) = watch::channel(Phase::Starting);
@@ -74,7 +78,8 @@ impl Outside {
         line.push(b'\n');
         input.write_all(&line).await?;
         input.flush().await?;
-        let ready = tokio::time::timeout(READY_WITHIN, phases.wait_for(|phase| !matches!(phase, Phase::Starting))).await;
+        let ready =
+            tokio::time::timeout(READY_WITHIN, phases.wait_for(|phase| !matches!(phase, Phase::Starting))).await;
         let addresses = match ready {
             Ok(Ok(phase)) => match &*phase {
                 Phase::Ready(addresses) => addresses.iter().filter_map(|text| text.parse().ok()).collect(),
@@ -86,7 +91,13 @@ impl Outside {
                 return Err(OutsideError::Silent(words));
             }
         };
-        Ok(Self { input: tokio::sync::Mutex::new(input), state, reader, errors, addresses })
+        Ok(Self {
+            input: tokio::sync::Mutex::new(input),
+            state,
+            reader,
+            errors,
+            addresses,
+        })
     }
 
     /// Its addresses on its network.
@@ -118,7 +129,9 @@ impl Outside {
     }
 
     async fn order(&self, order: &WitnessOrder) -> bool {
-        let Ok(mut line) = serde_json::to_vec(order) else { return false };
+        let Ok(mut line) = serde_json::to_vec(order) else {
+            return false;
+        };
         line.push(b'\n');
         let mut input = self.input.lock().await;
         let written = async {
@@ -201,13 +214,19 @@ mod tests {
     fn streams() -> (Streams, tokio::io::DuplexStream, tokio::io::DuplexStream) {
         let (stdin, orders) = tokio::io::duplex(1 << 16);
         let (events, stdout) = tokio::io::duplex(1 << 16);
-        let streams =
-            Streams { stdin: Box::pin(stdin), stdout: Box::pin(stdout), stderr: Box::pin(tokio::io::empty()) };
+        let streams = Streams {
+            stdin: Box::pin(stdin),
+            stdout: Box::pin(stdout),
+            stderr: Box::pin(tokio::io::empty()),
+        };
         (streams, orders, events)
     }
 
     fn config() -> WitnessConfig {
-        WitnessConfig { ca_pem: "ca".to_owned(), ca_key_pem: "key".to_owned() }
+        WitnessConfig {
+            ca_pem: "ca".to_owned(),
+            ca_key_pem: "key".to_owned(),
+        }
     }
 
     async fn say(events: &mut tokio::io::DuplexStream, event: &WitnessEvent) {
@@ -232,10 +251,21 @@ mod tests {
         }
     }
 
-    async fn begun() -> (Outside, Arc<Sightings>, tokio::io::DuplexStream, tokio::io::DuplexStream) {
+    async fn begun() -> (
+        Outside,
+        Arc<Sightings>,
+        tokio::io::DuplexStream,
+        tokio::io::DuplexStream,
+    ) {
         let (streams, orders, mut events) = streams();
         let sightings = Arc::new(Sightings::default());
-        say(&mut events, &WitnessEvent::Ready { addresses: vec!["10.0.0.2".to_owned()] }).await;
+        say(
+            &mut events,
+            &WitnessEvent::Ready {
+                addresses: vec!["10.0.0.2".to_owned()],
+            },
+        )
+        .await;
         let outside = Outside::begin(streams, &config(), sightings.clone()).await.unwrap();
         (outside, sightings, orders, events)
     }
@@ -279,7 +309,13 @@ mod tests {
     #[tokio::test]
     async fn a_witness_that_fails_says_why() {
         let (streams, _orders, mut events) = streams();
-        say(&mut events, &WitnessEvent::Failed { reason: "no raw socket".to_owned() }).await;
+        say(
+            &mut events,
+            &WitnessEvent::Failed {
+                reason: "no raw socket".to_owned(),
+            },
+        )
+        .await;
         let error = Outside::begin(streams, &config(), Arc::default()).await.err().unwrap();
         assert!(error.to_string().contains("no raw socket"), "{error}");
     }

@@ -37,7 +37,13 @@ pub fn parts() -> Result<Parts, PartMissing> {
 /// SHA-256 in hex over the catalogue (ids, cases, controls, actions) and the parts. A self-test counts for this digest only.
 pub fn digest(parts: &Parts) -> String {
     let mut hash = Sha256::new();
-    for part in [parts.bundle, parts.leaky_bundle, parts.probe, parts.witness, embedded::GUEST.unwrap_or_default()] {
+    for part in [
+        parts.bundle,
+        parts.leaky_bundle,
+        parts.probe,
+        parts.witness,
+        embedded::GUEST.unwrap_or_default(),
+    ] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -8,7 +8,10 @@ pub fn tree(root: i32) -> Vec<i32> {
     let mut found = vec![root];
     let mut at = 0;
     while at < found.len() {
-        let children = parents.iter().filter(|(_, parent)| *parent == found[at]).map(|(pid, _)| *pid);
+        let children = parents
+            .iter()
+            .filter(|(_, parent)| *parent == found[at])
+            .map(|(pid, _)| *pid);
         let children: Vec<i32> = children.filter(|pid| !found.contains(pid)).collect();
         found.extend(children);
         at += 1;
@@ -21,7 +24,9 @@ pub fn daemon_of(root: i32, name: &str) -> Option<i32> {
     tree(root).into_iter().skip(1).find(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        words.windows(2).any(|pair| pair[0] == b"daemon" && pair[1] == name.as_bytes())
+        words
+            .windows(2)
+            .any(|pair| pair[0] == b"daemon" && pair[1] == name.as_bytes())
     })
 }
 
@@ -39,7 +44,9 @@ pub fn signal(pids: &[i32], signal: Signal) -> rustix::io::Result<()> {
 /// All process ids.
 pub fn all() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn parent(pid: i32) -> Option<i32> {

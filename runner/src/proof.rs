@@ -81,10 +81,21 @@ pub async fn prove(
 
 async fn send(lab: &Lab, id: &str, sent: &[Sent]) -> AgentRun {
     if sent.is_empty() {
-        return AgentRun { lines: Vec::new(), end: AgentEnd::Clean, facts: Vec::new() };
+        return AgentRun {
+            lines: Vec::new(),
+            end: AgentEnd::Clean,
+            facts: Vec::new(),
+        };
     }
-    let list = AgentList { cases: sent.iter().map(|one| one.case.clone()).collect(), parallel: sent.len() };
-    let place = Place { backend: &*lab.backend, id, prefix: &[] };
+    let list = AgentList {
+        cases: sent.iter().map(|one| one.case.clone()).collect(),
+        parallel: sent.len(),
+    };
+    let place = Place {
+        backend: &*lab.backend,
+        id,
+        prefix: &[],
+    };
     attempt(place, &list, &fresh_nonce(), Duration::from_millis(CASE_MS * 2)).await
 }
 
@@ -130,8 +141,13 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
         .filter_map(|at| {
             let (sender, action) = proof_of(lab, peer, *at)?;
             (sender == from).then(|| {
-                let case =
-                    AgentCase { case: format!("{at:?}"), nonce: fresh_nonce(), ok: fresh_nonce(), action, limit_ms: CASE_MS };
+                let case = AgentCase {
+                    case: format!("{at:?}"),
+                    nonce: fresh_nonce(),
+                    ok: fresh_nonce(),
+                    action,
+                    limit_ms: CASE_MS,
+                };
                 Sent { at: *at, case }
             })
         })
@@ -139,25 +155,57 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
 }
 
 fn proof_of(lab: &Lab, peer: &Fixture, at: Vantage) -> Option<(From, Action)> {
-    let tcp = |to: String| Action::Tcp { to, send: "GET /{nonce} HTTP/1.0\r\n\r\n".to_owned(), from: None };
-    let udp = |to: String| Action::Udp { to, send: "{nonce}".to_owned(), pad_to: None };
+    let tcp = |to: String| Action::Tcp {
+        to,
+        send: "GET /{nonce} HTTP/1.0\r\n\r\n".to_owned(),
+        from: None,
+    };
+    let udp = |to: String| Action::Udp {
+        to,
+        send: "{nonce}".to_owned(),
+        pad_to: None,
+    };
     let local = |port: u16| format!("127.0.0.1:{port}");
     Some(match at {
         Vantage::InternetTcp => (From::Outside, tcp(format!("{}:18999", world::SINK_ADDRESS))),
         Vantage::InternetUdp => (From::Outside, udp(format!("{}:18999", world::SINK_ADDRESS))),
         Vantage::InternetIcmp => {
             let to = world::SINK_ADDRESS.to_owned();
-            (From::Outside, Action::Icmp { to, raw: true, send: "{nonce}".to_owned(), answer_is_finding: false })
+            (
+                From::Outside,
+                Action::Icmp {
+                    to,
+                    raw: true,
+                    send: "{nonce}".to_owned(),
+                    answer_is_finding: false,
+                },
+            )
         }
         Vantage::InternetIp6 => (From::Outside, tcp(format!("[{}]:18999", world::SINK_ADDRESS6))),
         Vantage::InternetDns => {
             let server = format!("{}:53", lab.outside_address);
             let name = format!("{{nonce}}.{}", world::EXFIL);
-            (From::Outside, Action::Dns { server, transport: DnsTransport::Udp, name, qtype: 1, answer_is_finding: false })
+            (
+                From::Outside,
+                Action::Dns {
+                    server,
+                    transport: DnsTransport::Udp,
+                    name,
+                    qtype: 1,
+                    answer_is_finding: false,
+                },
+            )
         }
         Vantage::Metadata => {
             let request = "GET /latest/meta-data/{nonce} HTTP/1.1\r\nhost: 169.254.169.254\r\n\r\n".to_owned();
-            (From::Outside, Action::Tcp { to: "169.254.169.254:80".to_owned(), send: request, from: None })
+            (
+                From::Outside,
+                Action::Tcp {
+                    to: "169.254.169.254:80".to_owned(),
+                    send: request,
+                    from: None,
+                },
+            )
         }
         Vantage::HostLoopback4 => (From::Host, tcp(local(lab.host.loopback4))),
         Vantage::HostLoopback6 => (From::Host, tcp(format!("[::1]:{}", lab.host.loopback6))),
@@ -169,17 +217,34 @@ fn proof_of(lab: &Lab, peer: &Fixture, at: Vantage) -> Option<(From, Action)> {
         }
         Vantage::PeerBundle => {
             let bundle = peer.inner_address(bottle_backend::Role::Bundle)?;
-            (From::Peer, through_proxy(format!("{bundle}:{}", bottle_policy::PROXY_PORT)))
+            (
+                From::Peer,
+                through_proxy(format!("{bundle}:{}", bottle_policy::PROXY_PORT)),
+            )
         }
         Vantage::Origin | Vantage::DecisionLog => (From::Own, through_proxy("proxy".to_owned())),
         Vantage::OwnBundle => (From::Bundle, tcp(local(world::BUNDLE_LOOPBACK_PORT))),
         Vantage::Guest => {
             let needles = vec!["{nonce}".to_owned()];
-            (From::Own, Action::Find { place: Search::Environment, needles, marker: MARKER.to_owned() })
+            (
+                From::Own,
+                Action::Find {
+                    place: Search::Environment,
+                    needles,
+                    marker: MARKER.to_owned(),
+                },
+            )
         }
         Vantage::HostProcess => {
             let needles = vec!["{nonce}".to_owned()];
-            (From::Own, Action::Find { place: Search::Environment, needles, marker: String::new() })
+            (
+                From::Own,
+                Action::Find {
+                    place: Search::Environment,
+                    needles,
+                    marker: String::new(),
+                },
+            )
         }
         Vantage::Inventory | Vantage::HostFiles => return None,
     })
@@ -192,10 +257,16 @@ fn through_proxy(to: String) -> Action {
         host = world::ALLOWED,
         field = bottle_policy::NONCE_FIELD,
     );
-    Action::Talk { to, steps: vec![Step::Send { text }, Step::Response] }
+    Action::Talk {
+        to,
+        steps: vec![Step::Send { text }, Step::Response],
+    }
 }
 
 /// The nonces of a list of cases, by key.
 pub fn asked(cases: &[AgentCase]) -> std::collections::BTreeMap<String, Nonce> {
-    cases.iter().map(|case| (case.case.clone(), case.nonce.clone())).collect()
+    cases
+        .iter()
+        .map(|case| (case.case.clone(), case.nonce.clone()))
+        .collect()
 }

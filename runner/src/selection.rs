@@ -68,10 +68,14 @@ pub fn family(id: &str) -> &str {
 /// The probe with this id.
 pub fn find(id: &str) -> Result<&'static Probe, SelectionError> {
     let probes = probe_spec::CATALOGUE;
-    probes.iter().copied().find(|probe| probe.id.eq_ignore_ascii_case(id)).ok_or_else(|| SelectionError::Unknown {
-        given: id.to_owned(),
-        nearest: nearest(id, probes.iter().map(|probe| probe.id)),
-    })
+    probes
+        .iter()
+        .copied()
+        .find(|probe| probe.id.eq_ignore_ascii_case(id))
+        .ok_or_else(|| SelectionError::Unknown {
+            given: id.to_owned(),
+            nearest: nearest(id, probes.iter().map(|probe| probe.id)),
+        })
 }
 
 fn nearest<'a>(given: &str, ids: impl Iterator<Item = &'a str>) -> Option<String> {
@@ -96,9 +100,15 @@ impl Pattern {
                 .case_insensitive(true)
                 .build()
                 .map(|glob| glob.compile_matcher())
-                .map_err(|error| SelectionError::BadPattern { given: given.to_owned(), problem: error.kind().to_string() })
+                .map_err(|error| SelectionError::BadPattern {
+                    given: given.to_owned(),
+                    problem: error.kind().to_string(),
+                })
         };
-        Ok(Self { whole: build(given)?, beginning: build(&format!("{given}::*"))? })
+        Ok(Self {
+            whole: build(given)?,
+            beginning: build(&format!("{given}::*"))?,
+        })
     }
 
     fn fits(&self, name: &str) -> bool {
@@ -114,8 +124,16 @@ pub fn cell_name(cell: &Cell) -> String {
 /// The cells that a filter chooses, in the catalogue's order, topology by topology. An id or pattern that chooses nothing is
 /// an error, so that a typing mistake never passes as an empty run.
 pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
-    let ids = filter.id.iter().map(|id| find(id).map(|probe| probe.id)).collect::<Result<Vec<_>, _>>()?;
-    let patterns = filter.patterns.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<_>, _>>()?;
+    let ids = filter
+        .id
+        .iter()
+        .map(|id| find(id).map(|probe| probe.id))
+        .collect::<Result<Vec<_>, _>>()?;
+    let patterns = filter
+        .patterns
+        .iter()
+        .map(|text| Pattern::new(text))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut used = vec![false; patterns.len()];
     let mut chosen = Vec::new();
     for topology in &filter.topology {
@@ -140,8 +158,14 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
                     }
                 }
                 if wanted {
-                    let not_applicable = probe_spec::not_applicable(&cell.backend, &cell.topology, &spec.needs).map(str::to_owned);
-                    chosen.push(CaseCell { case: Case { probe, spec }, cell, topology: *topology, not_applicable });
+                    let not_applicable =
+                        probe_spec::not_applicable(&cell.backend, &cell.topology, &spec.needs).map(str::to_owned);
+                    chosen.push(CaseCell {
+                        case: Case { probe, spec },
+                        cell,
+                        topology: *topology,
+                        not_applicable,
+                    });
                 }
             }
         }
@@ -158,7 +182,11 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
 fn fits_filter(filter: &Filter, ids: &[&str], probe: &Probe) -> bool {
     let asked_for = !(filter.patterns.is_empty() && ids.is_empty());
     (ids.is_empty() || ids.contains(&probe.id))
-        && (filter.family.is_empty() || filter.family.iter().any(|one| one.eq_ignore_ascii_case(family(probe.id))))
+        && (filter.family.is_empty()
+            || filter
+                .family
+                .iter()
+                .any(|one| one.eq_ignore_ascii_case(family(probe.id))))
         && (filter.tag.is_empty() || filter.tag.iter().any(|one| probe.tags.contains(&one.as_str())))
         && if filter.priority.is_empty() {
             asked_for || probe.priority != Priority::P2
@@ -169,5 +197,9 @@ fn fits_filter(filter: &Filter, ids: &[&str], probe: &Probe) -> bool {
 
 /// The leaks that the cells name as controls, in the catalogue's order.
 pub fn leaks_of(cells: &[CaseCell]) -> Vec<Leak> {
-    Leak::ALL.iter().copied().filter(|leak| cells.iter().any(|cell| cell.case.spec.controls.contains(leak))).collect()
+    Leak::ALL
+        .iter()
+        .copied()
+        .filter(|leak| cells.iter().any(|cell| cell.case.spec.controls.contains(leak)))
+        .collect()
 }

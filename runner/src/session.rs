@@ -19,7 +19,7 @@ use crate::selection::{CaseCell, topology_name};
 use crate::trust::Trust;
 
 /// Scenarios that are performed at a time: most wait for something.
-const SIDE_BY_SIDE: usize = 3;
+const SIDE_BY_SIDE: usize = 5;
 
 /// Where events go.
 pub type Events = mpsc::UnboundedSender<Event>;
@@ -40,16 +40,17 @@ pub struct Session {
 impl Session {
     /// A session with nothing judged yet.
     pub fn new(lab: Arc<Lab>, peer: Arc<Fixture>, events: Events, trust: Option<Arc<Trust>>) -> Self {
-        Self { lab, peer, events, trust, judged: Mutex::default() }
+        Self {
+            lab,
+            peer,
+            events,
+            trust,
+            judged: Mutex::default(),
+        }
     }
 
     /// Launches a bottle (leaky or as shipped), attempts its cells and closes it.
-    pub async fn attack(
-        &self,
-        topology: Topology,
-        leak: Option<Leak>,
-        cells: Vec<CaseCell>,
-    ) -> Result<(), SuiteError> {
+    pub async fn attack(&self, topology: Topology, leak: Option<Leak>, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
         let leaky_peer = match leak.filter(|leak| leaks::concerns_peer(*leak)) {
             None => None,
             leak => {
@@ -60,7 +61,10 @@ impl Session {
         let peer = leaky_peer.as_ref().unwrap_or(&self.peer);
         let planned = leaks::plan(&self.lab, Kind::Attacked, topology, leak, Some(peer)).await?;
         let mut fixture = launch_plan(&self.lab, planned).await?;
-        if cells.iter().any(|cell| cell.case.spec.alive.contains(&Vantage::OwnBundle)) {
+        if cells
+            .iter()
+            .any(|cell| cell.case.spec.alive.contains(&Vantage::OwnBundle))
+        {
             fixture.open_listener(&self.lab).await?;
         }
         self.tell(Event::BottleLaunched(BottleLaunched {
@@ -72,7 +76,9 @@ impl Session {
         let outcome = self.attack_launched(&fixture, peer, cells).await;
         for fixture in [Some(&fixture), leaky_peer.as_ref()].into_iter().flatten() {
             for left in fixture.close(&self.lab).await {
-                self.tell(Event::Note { text: format!("left behind by {}: {left}", fixture.bottle.slug()) });
+                self.tell(Event::Note {
+                    text: format!("left behind by {}: {left}", fixture.bottle.slug()),
+                });
             }
             if leak.is_some() {
                 scenario::sweep_up(&*self.lab.backend, fixture.bottle.slug()).await;
@@ -81,14 +87,14 @@ impl Session {
         outcome
     }
 
-    async fn attack_launched(
-        &self,
-        fixture: &Fixture,
-        peer: &Fixture,
-        cells: Vec<CaseCell>,
-    ) -> Result<(), SuiteError> {
+    async fn attack_launched(&self, fixture: &Fixture, peer: &Fixture, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
         let keys = fixture.keys(&self.lab, peer);
-        let target = Target { lab: &self.lab, fixture, peer, keys: &keys };
+        let target = Target {
+            lab: &self.lab,
+            fixture,
+            peer,
+            keys: &keys,
+        };
         let (batches, others) = batches(cells);
         let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
         if !batches.is_empty() {
@@ -121,19 +127,36 @@ impl Session {
         if judgement.verdict == Verdict::Held
             && let Some(why) = self.trust.as_ref().and_then(|trust| trust.objection(&evidence.cell))
         {
-            judgement = Judgement { verdict: Verdict::Inconclusive, reason: why };
+            judgement = Judgement {
+                verdict: Verdict::Inconclusive,
+                reason: why,
+            };
         }
         let cell = evidence.cell.clone();
-        self.judged.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.clone());
-        self.tell(Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: Some(evidence) })));
+        self.judged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(cell.clone());
+        self.tell(Event::CaseJudged(Box::new(CaseJudged {
+            cell,
+            judgement,
+            evidence: Some(evidence),
+        })));
     }
 
     /// Notes an error for each of these cells that was not judged before.
     pub fn give_up(&self, cells: Vec<Cell>, reason: &str) {
         let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for cell in cells.into_iter().filter(|cell| !judged.contains(cell)) {
-            let judgement = Judgement { verdict: Verdict::Error, reason: format!("not attempted: {reason}") };
-            self.tell(Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: None })));
+            let judgement = Judgement {
+                verdict: Verdict::Error,
+                reason: format!("not attempted: {reason}"),
+            };
+            self.tell(Event::CaseJudged(Box::new(CaseJudged {
+                cell,
+                judgement,
+                evidence: None,
+            })));
         }
     }
 

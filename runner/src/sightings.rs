@@ -16,7 +16,11 @@ pub struct Sightings {
 
 impl Default for Sightings {
     fn default() -> Self {
-        Self { seen: Mutex::default(), changed: Notify::new(), started: Instant::now() }
+        Self {
+            seen: Mutex::default(),
+            changed: Notify::new(),
+            started: Instant::now(),
+        }
     }
 }
 
@@ -43,7 +47,14 @@ impl Sightings {
         let nonces = Nonce::find_all(bytes);
         if !nonces.is_empty() {
             let at_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.record(Sighting { at, nonces, from, to, what: what.to_owned(), at_ms });
+            self.record(Sighting {
+                at,
+                nonces,
+                from,
+                to,
+                what: what.to_owned(),
+                at_ms,
+            });
         }
     }
 
@@ -54,7 +65,9 @@ impl Sightings {
 
     /// Whether the nonce was seen at `at`.
     pub fn has(&self, nonce: &Nonce, at: Vantage) -> bool {
-        self.locked().get(nonce).is_some_and(|all| all.iter().any(|one| one.at == at))
+        self.locked()
+            .get(nonce)
+            .is_some_and(|all| all.iter().any(|one| one.at == at))
     }
 
     /// Waits until the nonce was seen at `at`; `false` after the limit.
@@ -98,7 +111,13 @@ mod tests {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let text = format!("GET /{}", later.1);
-            later.0.record_bytes(Vantage::HostLoopback4, text.as_bytes(), String::new(), String::new(), "tcp");
+            later.0.record_bytes(
+                Vantage::HostLoopback4,
+                text.as_bytes(),
+                String::new(),
+                String::new(),
+                "tcp",
+            );
         });
         assert!(all.wait(&nonce, Vantage::HostLoopback4, Duration::from_secs(5)).await);
         assert!(!all.wait(&nonce, Vantage::HostUdp, Duration::from_millis(1)).await);
@@ -110,9 +129,21 @@ mod tests {
         let all = Sightings::default();
         let nonce = fresh_nonce();
         for _ in 0..1000 {
-            all.record_bytes(Vantage::InternetTcp, nonce.as_str().as_bytes(), String::new(), String::new(), "tcp");
+            all.record_bytes(
+                Vantage::InternetTcp,
+                nonce.as_str().as_bytes(),
+                String::new(),
+                String::new(),
+                "tcp",
+            );
         }
-        all.record_bytes(Vantage::HostUdp, nonce.as_str().as_bytes(), String::new(), String::new(), "udp");
+        all.record_bytes(
+            Vantage::HostUdp,
+            nonce.as_str().as_bytes(),
+            String::new(),
+            String::new(),
+            "udp",
+        );
         assert_eq!(all.of(&nonce).len(), KEPT + 1);
         assert!(all.has(&nonce, Vantage::HostUdp));
     }

@@ -50,7 +50,9 @@ pub fn fill_text(text: &str, keys: &Keys) -> Result<String, TemplateError> {
         filled.push_str(&rest[..at]);
         let key = &rest[at + 2..];
         let end = key.find('}').ok_or_else(|| TemplateError::Unclosed(text.to_owned()))?;
-        let value = keys.get(&key[..end]).ok_or_else(|| TemplateError::UnknownKey(key[..end].to_owned()))?;
+        let value = keys
+            .get(&key[..end])
+            .ok_or_else(|| TemplateError::UnknownKey(key[..end].to_owned()))?;
         filled.push_str(value);
         rest = &key[end + 1..];
     }
@@ -68,23 +70,40 @@ mod tests {
 
     #[test]
     fn keys_are_replaced_and_nonces_are_left_to_the_agent() {
-        let action = Action::Tcp { to: "${sink}:80".to_owned(), send: "GET /{nonce} ${sink}".to_owned(), from: None };
+        let action = Action::Tcp {
+            to: "${sink}:80".to_owned(),
+            send: "GET /{nonce} ${sink}".to_owned(),
+            from: None,
+        };
         let filled = fill(&action, &keys()).unwrap();
         assert_eq!(
             filled,
-            Action::Tcp { to: "203.0.113.99:80".to_owned(), send: "GET /{nonce} 203.0.113.99".to_owned(), from: None }
+            Action::Tcp {
+                to: "203.0.113.99:80".to_owned(),
+                send: "GET /{nonce} 203.0.113.99".to_owned(),
+                from: None
+            }
         );
     }
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        assert_eq!(fill_text("${x.y}", &keys()), Err(TemplateError::UnknownKey("x.y".to_owned())));
-        assert_eq!(fill_text("a ${x", &keys()), Err(TemplateError::Unclosed("a ${x".to_owned())));
+        assert_eq!(
+            fill_text("${x.y}", &keys()),
+            Err(TemplateError::UnknownKey("x.y".to_owned()))
+        );
+        assert_eq!(
+            fill_text("a ${x", &keys()),
+            Err(TemplateError::Unclosed("a ${x".to_owned()))
+        );
     }
 
     #[test]
     fn every_key_of_every_case_is_declared() {
-        let keys: Keys = probe_spec::world::KEYS.iter().map(|(key, _)| ((*key).to_owned(), "1".to_owned())).collect();
+        let keys: Keys = probe_spec::world::KEYS
+            .iter()
+            .map(|(key, _)| ((*key).to_owned(), "1".to_owned()))
+            .collect();
         for probe in probe_spec::CATALOGUE {
             for case in (probe.cases)() {
                 for action in crate::actions_of(&case.how) {

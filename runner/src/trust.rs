@@ -82,26 +82,37 @@ impl SelfTest {
 
     /// Writes it to a file, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), SuiteError> {
-        let failed = |source: std::io::Error| SuiteError::Path { path: path.to_owned(), source };
+        let failed = |source: std::io::Error| SuiteError::Path {
+            path: path.to_owned(),
+            source,
+        };
         let mut text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
         let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
-        std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, path)).map_err(failed)
+        std::fs::write(&unfinished, text)
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .map_err(failed)
     }
 }
 
 /// `$XDG_CACHE_HOME/bottle/self-test/ENGINE-DIGEST.json`.
 fn cache_file(engine: &str, digest: &str) -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     let base = cache.or_else(home).unwrap_or_else(std::env::temp_dir);
-    let engine: String =
-        engine.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let engine: String = engine
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
     let digest = &digest[..digest.len().min(16)];
-    base.join("bottle").join("self-test").join(format!("{engine}-{digest}.json"))
+    base.join("bottle")
+        .join("self-test")
+        .join(format!("{engine}-{digest}.json"))
 }
 
 /// What may be held, by the self-test.
@@ -113,12 +124,19 @@ pub struct Trust {
 impl Trust {
     /// From the cache.
     pub fn load(engine: &str, digest: &str) -> Self {
-        Self { self_test: SelfTest::load(engine, digest), engine: engine.to_owned() }
+        Self {
+            self_test: SelfTest::load(engine, digest),
+            engine: engine.to_owned(),
+        }
     }
 
     /// From a given self-test.
+    #[cfg(test)]
     pub fn of(self_test: SelfTest) -> Self {
-        Self { engine: self_test.engine.clone(), self_test: Some(self_test) }
+        Self {
+            engine: self_test.engine.clone(),
+            self_test: Some(self_test),
+        }
     }
 
     /// Why this cell must not be called held; `None` when every known-leaky bottle that its case names turned it red.
@@ -133,7 +151,15 @@ impl Trust {
         let results: Vec<&SelfTestResult> = self_test
             .results
             .iter()
-            .filter(|result| Cell { leak: None, ..result.cell.clone() } == Cell { leak: None, ..cell.clone() })
+            .filter(|result| {
+                Cell {
+                    leak: None,
+                    ..result.cell.clone()
+                } == Cell {
+                    leak: None,
+                    ..cell.clone()
+                }
+            })
             .collect();
         let controls = controls(cell);
         if controls.is_empty() {
@@ -153,7 +179,9 @@ impl Trust {
 }
 
 fn controls(cell: &Cell) -> Vec<Leak> {
-    let Ok(probe) = crate::selection::find(&cell.probe) else { return Vec::new() };
+    let Ok(probe) = crate::selection::find(&cell.probe) else {
+        return Vec::new();
+    };
     let case = (probe.cases)().into_iter().find(|case| case.name == cell.case);
     case.map(|case| case.controls).unwrap_or_default()
 }
@@ -179,7 +207,10 @@ mod tests {
         controls
             .iter()
             .map(|leak| SelfTestResult {
-                cell: Cell { leak: Some(*leak), ..cell.clone() },
+                cell: Cell {
+                    leak: Some(*leak),
+                    ..cell.clone()
+                },
                 verdict,
                 reason: "why".to_owned(),
             })
@@ -189,12 +220,25 @@ mod tests {
     #[test]
     fn nothing_is_held_without_a_green_self_test() {
         let (cell, controls) = first_cell();
-        let none = Trust { self_test: None, engine: "docker 1".to_owned() };
+        let none = Trust {
+            self_test: None,
+            engine: "docker 1".to_owned(),
+        };
         assert!(none.objection(&cell).unwrap().contains("bottle-conform self-test"));
         let mut self_test = SelfTest::new("docker 1", "d");
-        assert!(Trust::of(self_test.clone()).objection(&cell).unwrap().contains("never tried"));
+        assert!(
+            Trust::of(self_test.clone())
+                .objection(&cell)
+                .unwrap()
+                .contains("never tried")
+        );
         self_test.merge(results(&cell, &controls, Verdict::Held));
-        assert!(Trust::of(self_test.clone()).objection(&cell).unwrap().contains("did not turn"));
+        assert!(
+            Trust::of(self_test.clone())
+                .objection(&cell)
+                .unwrap()
+                .contains("did not turn")
+        );
         self_test.merge(results(&cell, &controls, Verdict::Breached));
         assert_eq!(self_test.results.len(), controls.len());
         assert_eq!(Trust::of(self_test).objection(&cell), None);

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{CommandError, print_json};
 use crate::cli::ExplainArgs;
-use probe_spec::ExitCode;
 use crate::selection::find;
+use probe_spec::ExitCode;
 
 #[derive(Serialize)]
 struct Explained {
@@ -76,7 +76,10 @@ fn text(probe: &Explained) -> String {
     ] {
         text.push_str(&format!("{label}: {value}\n"));
     }
-    text.push_str(&format!("tags: {}\n\ncases, and the known-leaky bottles that prove them:\n", probe.tags.join(", ")));
+    text.push_str(&format!(
+        "tags: {}\n\ncases, and the known-leaky bottles that prove them:\n",
+        probe.tags.join(", ")
+    ));
     for case in &probe.cases {
         text.push_str(&format!("  {}: {}", case.name, case.controls.join(", ")));
         if case.decision {

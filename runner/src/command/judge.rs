@@ -13,10 +13,15 @@ use crate::selection::find;
 /// Judges saved evidence again. The expected cells are those of the file, so that only duplicates and verdicts count; whether
 /// a cell is missing is known to the run that wrote the file (its report.json says so).
 pub fn judge(args: &JudgeArgs) -> Result<probe_spec::ExitCode, CommandError> {
-    let unreadable = |source| CommandError::Unreadable { path: args.evidence.clone(), source };
+    let unreadable = |source| CommandError::Unreadable {
+        path: args.evidence.clone(),
+        source,
+    };
     let file = File::open(&args.evidence).map_err(unreadable)?;
-    let all = read_evidence(BufReader::new(file))
-        .map_err(|source| CommandError::Evidence { path: args.evidence.clone(), source })?;
+    let all = read_evidence(BufReader::new(file)).map_err(|source| CommandError::Evidence {
+        path: args.evidence.clone(),
+        source,
+    })?;
     let mut cells: Vec<_> = all.iter().map(|evidence| evidence.cell.clone()).collect();
     cells.sort();
     cells.dedup();
@@ -31,7 +36,11 @@ pub fn judge(args: &JudgeArgs) -> Result<probe_spec::ExitCode, CommandError> {
             }
         })
         .collect();
-    let at = all.iter().map(|evidence| evidence.started.clone()).min().unwrap_or_default();
+    let at = all
+        .iter()
+        .map(|evidence| evidence.started.clone())
+        .min()
+        .unwrap_or_default();
     let mut report = Report::default();
     report.apply(Event::RunStarted(RunStarted {
         run: args.evidence.display().to_string(),
@@ -45,12 +54,19 @@ pub fn judge(args: &JudgeArgs) -> Result<probe_spec::ExitCode, CommandError> {
     for evidence in all {
         let judgement = probe_spec::judge(&evidence);
         let cell = evidence.cell.clone();
-        report.apply(Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: Some(evidence) })));
+        report.apply(Event::CaseJudged(Box::new(CaseJudged {
+            cell,
+            judgement,
+            evidence: Some(evidence),
+        })));
     }
     report.apply(Event::Note {
         text: "judged from evidence alone: the self-test of the suite was not consulted".to_owned(),
     });
-    report.apply(Event::RunEnded { at, ending: Ending::Complete });
+    report.apply(Event::RunEnded {
+        at,
+        ending: Ending::Complete,
+    });
     let code = exit::of(report.standing());
     print_report(&report, code, args.json, false)?;
     Ok(code)

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{CommandError, print_json};
 use crate::cli::ListArgs;
-use probe_spec::ExitCode;
 use crate::selection::{CaseCell, cell_name, family, select};
+use probe_spec::ExitCode;
 
 #[derive(Serialize)]
 struct ListedCell {
@@ -30,11 +30,19 @@ pub fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
         print_json(&listed)?;
     } else {
         let mut out = std::io::stdout().lock();
-        let text = if args.verbose { every_cell(&cells) } else { every_probe(&cells) };
+        let text = if args.verbose {
+            every_cell(&cells)
+        } else {
+            every_probe(&cells)
+        };
         // A closed pipe (`list | head`) is no failure.
         let _ = out.write_all(text.as_bytes());
     }
-    Ok(if cells.is_empty() { ExitCode::NothingRan } else { ExitCode::Held })
+    Ok(if cells.is_empty() {
+        ExitCode::NothingRan
+    } else {
+        ExitCode::Held
+    })
 }
 
 fn listed(cell: &CaseCell) -> ListedCell {
@@ -53,7 +61,11 @@ fn listed(cell: &CaseCell) -> ListedCell {
 fn every_cell(cells: &[CaseCell]) -> String {
     let mut text = String::new();
     for cell in cells {
-        let reason = cell.not_applicable.as_ref().map(|why| format!("  (not applicable: {why})")).unwrap_or_default();
+        let reason = cell
+            .not_applicable
+            .as_ref()
+            .map(|why| format!("  (not applicable: {why})"))
+            .unwrap_or_default();
         text.push_str(&format!("{}{reason}\n", cell_name(&cell.cell)));
     }
     text
@@ -69,8 +81,15 @@ fn every_probe(cells: &[CaseCell]) -> String {
     let mut text = String::new();
     for (id, (cell, all, not_applicable)) in &counts {
         let probe = cell.case.probe;
-        let aside = if *not_applicable > 0 { format!(" ({not_applicable} n.a.)") } else { String::new() };
-        text.push_str(&format!("{id}  {:?}  {:>3} cells{aside:<10}  {}\n", probe.priority, all, probe.title));
+        let aside = if *not_applicable > 0 {
+            format!(" ({not_applicable} n.a.)")
+        } else {
+            String::new()
+        };
+        text.push_str(&format!(
+            "{id}  {:?}  {:>3} cells{aside:<10}  {}\n",
+            probe.priority, all, probe.title
+        ));
     }
     text.push_str(&format!("{} probes, {} cells\n", counts.len(), cells.len()));
     text

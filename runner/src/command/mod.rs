@@ -100,12 +100,22 @@ fn print_report(report: &Report, code: ExitCode, json: bool, verbose: bool) -> R
     } else {
         let terminal = out.is_terminal();
         let width = if terminal { terminal_width() } else { None };
-        to_table(report, TableStyle { terminal, width, verbose })
+        to_table(
+            report,
+            TableStyle {
+                terminal,
+                width,
+                verbose,
+            },
+        )
     };
     let _ = out.write_all(text.as_bytes());
     Ok(())
 }
 
 fn terminal_width() -> Option<u16> {
-    rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns > 20)
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|columns| *columns > 20)
 }

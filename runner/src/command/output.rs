@@ -22,10 +22,18 @@ impl Collector {
     /// Makes the output directory and opens the evidence file in it, emptied.
     pub fn open(out: &Path, bar: ProgressBar) -> Result<Self, CommandError> {
         let path = out.join("evidence.jsonl");
-        let failed = |source| CommandError::Write { path: path.clone(), source };
+        let failed = |source| CommandError::Write {
+            path: path.clone(),
+            source,
+        };
         std::fs::create_dir_all(out).map_err(failed)?;
         let file = File::create(&path).map_err(failed)?;
-        Ok(Self { report: Report::default(), evidence: EvidenceWriter::new(file), path, bar })
+        Ok(Self {
+            report: Report::default(),
+            evidence: EvidenceWriter::new(file),
+            path,
+            bar,
+        })
     }
 
     /// Takes one event.
@@ -34,7 +42,10 @@ impl Collector {
             self.bar.inc(1);
             self.bar.set_message(format!("{} {}", case.cell.probe, case.cell.case));
             if let Some(evidence) = &case.evidence {
-                let failed = |source| CommandError::Write { path: self.path.clone(), source };
+                let failed = |source| CommandError::Write {
+                    path: self.path.clone(),
+                    source,
+                };
                 self.evidence.write(evidence).map_err(failed)?;
             }
         }
@@ -64,7 +75,10 @@ impl Collector {
 
 /// Writes junit.xml and report.json.
 pub fn write_reports(report: &Report, code: ExitCode, out: &Path) -> Result<(), CommandError> {
-    for (name, text) in [("junit.xml", to_junit(report)?), ("report.json", to_json(report, code.code())?)] {
+    for (name, text) in [
+        ("junit.xml", to_junit(report)?),
+        ("report.json", to_json(report, code.code())?),
+    ] {
         let path = out.join(name);
         std::fs::write(&path, text).map_err(|source| CommandError::Write { path, source })?;
     }

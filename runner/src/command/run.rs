@@ -1,6 +1,6 @@
 //! `run`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bottle_backend::Backend;
@@ -34,7 +34,7 @@ pub struct RunOutcome {
 
 /// Runs the matrix, prints the report and writes its files.
 pub async fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
-    let outcome = run_matrix(&args.filter, &args.out).await?;
+    let outcome = run_matrix(&args.filter, &args.out, None).await?;
     print_report(&outcome.report, outcome.code, args.json, args.verbose)?;
     Ok(outcome.code)
 }
@@ -51,6 +51,8 @@ pub struct Ground {
     pub digest: String,
     /// Id of this run.
     pub run: String,
+    /// What cases that kill a launcher start, when it is not this very program.
+    pub program: Option<PathBuf>,
     /// What the engine is like, for the report.
     pub facts: Vec<(String, String)>,
 }
@@ -66,6 +68,7 @@ impl Ground {
             digest: digest(&parts),
             run: fresh_nonce().as_str()[2..10].to_owned(),
             engine: facts.engine.clone(),
+            program: None,
             facts: vec![
                 ("engine api".to_owned(), facts.api),
                 ("platform".to_owned(), facts.platform),
@@ -98,15 +101,24 @@ impl Ground {
 
     /// Makes the lab of this run.
     pub async fn lab(&self, stop: watch::Receiver<bool>) -> Result<Lab, SuiteError> {
-        let options = LabOptions { run: self.run.clone(), backend: self.backend.clone(), parts: self.parts, stop };
+        let (run, backend) = (self.run.clone(), self.backend.clone());
+        let options = LabOptions {
+            run,
+            backend,
+            parts: self.parts,
+            program: self.program.clone(),
+            stop,
+        };
         Lab::open(options).await
     }
 }
 
 /// Runs the matrix and writes its files into `out`.
-pub async fn run_matrix(filter: &Filter, out: &Path) -> Result<RunOutcome, CommandError> {
+/// `program` is started by the cases that kill a launcher; `None`: this very program.
+pub async fn run_matrix(filter: &Filter, out: &Path, program: Option<PathBuf>) -> Result<RunOutcome, CommandError> {
     let cells = select(filter)?;
-    let ground = Ground::find().await?;
+    let mut ground = Ground::find().await?;
+    ground.program = program;
     let stop = interrupt::watch(ground.run.clone());
     let mut collector = Collector::open(out, progress::bar(cells.len(), "conform"))?;
     collector.take(ground.started(cells.iter().map(|cell| (cell.cell.clone(), cell.case.probe))))?;
@@ -121,7 +133,10 @@ pub async fn run_matrix(filter: &Filter, out: &Path) -> Result<RunOutcome, Comma
             collector.take(event)?;
         }
     }
-    collector.take(Event::RunEnded { at: crate::clock::now(), ending })?;
+    collector.take(Event::RunEnded {
+        at: crate::clock::now(),
+        ending,
+    })?;
     let report = collector.finish();
     let code = crate::exit::of(report.standing());
     write_reports(&report, code, out)?;
@@ -141,8 +156,15 @@ pub fn ending(outcome: Result<(), SuiteError>) -> Ending {
 pub fn errors_of_the_rest(report: &Report, reason: &str) -> Vec<Event> {
     let rest = report.missing().into_iter().cloned();
     rest.map(|cell| {
-        let judgement = Judgement { verdict: Verdict::Error, reason: format!("not attempted: {reason}") };
-        Event::CaseJudged(Box::new(CaseJudged { cell, judgement, evidence: None }))
+        let judgement = Judgement {
+            verdict: Verdict::Error,
+            reason: format!("not attempted: {reason}"),
+        };
+        Event::CaseJudged(Box::new(CaseJudged {
+            cell,
+            judgement,
+            evidence: None,
+        }))
     })
     .collect()
 }
@@ -159,9 +181,16 @@ async fn attack(
         cells.into_iter().partition(|cell| cell.not_applicable.is_some());
     for cell in absent {
         let reason = cell.not_applicable.unwrap_or_default();
-        let judgement = Judgement { verdict: Verdict::NotApplicable, reason };
+        let judgement = Judgement {
+            verdict: Verdict::NotApplicable,
+            reason,
+        };
         // The collector lives as long as this does.
-        let _ = events.send(Event::CaseJudged(Box::new(CaseJudged { cell: cell.cell, judgement, evidence: None })));
+        let _ = events.send(Event::CaseJudged(Box::new(CaseJudged {
+            cell: cell.cell,
+            judgement,
+            evidence: None,
+        })));
     }
     if cells.is_empty() {
         return Ok(());
@@ -169,7 +198,13 @@ async fn attack(
     in_lab(ground, stop, events, Some(trust), async |session: &Session| {
         let of = |topology: Topology| {
             let cells: Vec<CaseCell> = cells.iter().filter(|cell| cell.topology == topology).cloned().collect();
-            async move { if cells.is_empty() { Ok(()) } else { session.attack(topology, None, cells).await } }
+            async move {
+                if cells.is_empty() {
+                    Ok(())
+                } else {
+                    session.attack(topology, None, cells).await
+                }
+            }
         };
         let (sealed, routed) = tokio::join!(of(Topology::Sealed), of(Topology::Routed));
         sealed.and(routed)
@@ -196,7 +231,9 @@ pub async fn in_lab(
         } => outcome,
     };
     for left in lab.close().await {
-        let _ = events.send(Event::Note { text: format!("left behind: {left} (`bottle cleanup` removes it)") });
+        let _ = events.send(Event::Note {
+            text: format!("left behind: {left} (`bottle cleanup` removes it)"),
+        });
     }
     outcome
 }

@@ -32,19 +32,29 @@ struct Group {
 
 /// Attacks every known-leaky bottle with the cases that name it: each must be breached.
 pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
-    let cells: Vec<CaseCell> = select(&args.filter)?.into_iter().filter(|cell| cell.not_applicable.is_none()).collect();
+    let cells: Vec<CaseCell> = select(&args.filter)?
+        .into_iter()
+        .filter(|cell| cell.not_applicable.is_none())
+        .collect();
     let groups = groups(&cells, &args.leak);
     let ground = Ground::find().await?;
     let stop = interrupt::watch(ground.run.clone());
     let expected: Vec<(Cell, &'static probe_spec::Probe)> = groups
         .iter()
-        .flat_map(|group| group.cells.iter().map(|cell| (leaky(&cell.cell, group.leak), cell.case.probe)))
+        .flat_map(|group| {
+            group
+                .cells
+                .iter()
+                .map(|cell| (leaky(&cell.cell, group.leak), cell.case.probe))
+        })
         .collect();
     let out = args.out.join("self-test");
     let mut collector = Collector::open(&out, progress::bar(expected.len(), "self-test"))?;
     collector.take(ground.started(expected))?;
     let (events, mut received) = mpsc::unbounded_channel();
-    let attack = in_lab(&ground, stop, events, None, async |session: &Session| attack_all(session, groups).await);
+    let attack = in_lab(&ground, stop, events, None, async |session: &Session| {
+        attack_all(session, groups).await
+    });
     let (outcome, taken) = tokio::join!(attack, collector.take_all(&mut received));
     taken?;
     let ending = ending(outcome);
@@ -54,20 +64,28 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
         }
     }
     let interrupted = ending == bottle_reports::Ending::Interrupted;
-    collector.take(Event::RunEnded { at: crate::clock::now(), ending })?;
+    collector.take(Event::RunEnded {
+        at: crate::clock::now(),
+        ending,
+    })?;
     let report = collector.finish();
     let self_test = store(&ground, &report, &args.out)?;
     let code = code(&report, interrupted);
     if args.json {
         print_json(&self_test)?;
     } else {
-        let _ = std::io::stdout().lock().write_all(matrix(&report, args.verbose).as_bytes());
+        let _ = std::io::stdout()
+            .lock()
+            .write_all(matrix(&report, args.verbose).as_bytes());
     }
     Ok(code)
 }
 
 fn leaky(cell: &Cell, leak: Leak) -> Cell {
-    Cell { leak: Some(leak), ..cell.clone() }
+    Cell {
+        leak: Some(leak),
+        ..cell.clone()
+    }
 }
 
 fn groups(cells: &[CaseCell], wanted: &[Leak]) -> Vec<Group> {
@@ -96,7 +114,10 @@ async fn attack_all(session: &Session, groups: Vec<Group>) -> Result<(), SuiteEr
     let mut attacks = futures_util::stream::iter(groups)
         .map(|group| async move {
             let cells: Vec<Cell> = group.cells.iter().map(|cell| leaky(&cell.cell, group.leak)).collect();
-            (cells, session.attack(group.topology, Some(group.leak), group.cells).await)
+            (
+                cells,
+                session.attack(group.topology, Some(group.leak), group.cells).await,
+            )
         })
         .buffer_unordered(AT_A_TIME);
     while let Some((cells, outcome)) = attacks.next().await {
@@ -148,7 +169,9 @@ fn matrix(report: &Report, verbose: bool) -> String {
     let mut survivors = String::new();
     for cell in report.cells() {
         let leak = cell.cell.leak.map(|leak| leak.to_string()).unwrap_or_default();
-        let row = rows.entry((cell.cell.probe.clone(), format!("{leak} {}", cell.cell.topology))).or_default();
+        let row = rows
+            .entry((cell.cell.probe.clone(), format!("{leak} {}", cell.cell.topology)))
+            .or_default();
         row.1 += 1;
         let is_red = cell.judgement.verdict == Verdict::Breached;
         row.0 += usize::from(is_red);

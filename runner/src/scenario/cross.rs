@@ -12,11 +12,18 @@ use crate::template::fill;
 
 fn write(places: &[&'static str]) -> Action {
     let below = places.iter().map(|place| (*place).to_owned()).collect();
-    Action::WriteEverywhere { text: "{nonce}".to_owned(), below }
+    Action::WriteEverywhere {
+        text: "{nonce}".to_owned(),
+        below,
+    }
 }
 
 fn search(nonce: &Nonce) -> Action {
-    Action::Find { place: Search::Files, needles: vec![nonce.to_string()], marker: MARKER.to_owned() }
+    Action::Find {
+        place: Search::Files,
+        needles: vec![nonce.to_string()],
+        marker: MARKER.to_owned(),
+    }
 }
 
 /// The guest writes the nonce, a neighbour searches all its files.
@@ -26,7 +33,10 @@ pub async fn write_then_peer(
     places: &[&'static str],
     nonce: &Nonce,
 ) -> Result<Observation, SuiteError> {
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let guest = &target.fixture.bottle.guest().id;
     observed.take(attempt_in(target, guest, nonce, write(places)).await);
     // A leak between bottles needs both to be leaky; as shipped, the run's own neighbour is one of them.
@@ -47,7 +57,10 @@ pub async fn write_then_fresh(
     places: &[&'static str],
     nonce: &Nonce,
 ) -> Result<Observation, SuiteError> {
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let first = launch_like(target, cell).await?;
     observed.take(attempt_in(target, &first.bottle.guest().id, nonce, write(places)).await);
     observed.trace.extend(first.close(target.lab).await);
@@ -64,9 +77,18 @@ pub async fn peer_then_self(
     own: &Action,
     nonce: &Nonce,
 ) -> Result<Observation, SuiteError> {
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let guest = &target.fixture.bottle.guest().id;
-    let theirs = attempt_in(target, &target.peer.bottle.guest().id, &fresh_nonce(), fill(peer, target.keys)?).await;
+    let theirs = attempt_in(
+        target,
+        &target.peer.bottle.guest().id,
+        &fresh_nonce(),
+        fill(peer, target.keys)?,
+    )
+    .await;
     observed.take(theirs);
     observed.take(attempt_in(target, guest, nonce, fill(own, target.keys)?).await);
     Ok(observed)

@@ -28,7 +28,10 @@ const UP: &str = "up";
 
 /// `__launch`: launches a plan, says so, and closes it when standard input ends or a signal comes.
 pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
-    let failed = |source: std::io::Error| SuiteError::Path { path: args.plan.clone(), source };
+    let failed = |source: std::io::Error| SuiteError::Path {
+        path: args.plan.clone(),
+        source,
+    };
     let text = std::fs::read(&args.plan).map_err(failed)?;
     let plan: Plan = serde_json::from_slice(&text)?;
     let secrets = Secrets::from_env(&plan.token_env);
@@ -36,7 +39,9 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
     let stop = signals();
     let mut options = LaunchOptions::new(args.run.clone(), &args.state);
     options.cancel = Some(stop.clone());
-    let bottle = launch(plan, secrets, backend, options).await.map_err(SuiteError::from)?;
+    let bottle = launch(plan, secrets, backend, options)
+        .await
+        .map_err(SuiteError::from)?;
     println!("{UP}");
     let mut input = tokio::io::stdin();
     let mut ignored = [0; 64];
@@ -45,7 +50,11 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
         () = async { while matches!(input.read(&mut ignored).await, Ok(1..)) {} } => {}
     }
     let report = bottle.close().await;
-    Ok(if report.is_clean() { ExitCode::Held } else { ExitCode::HarnessError })
+    Ok(if report.is_clean() {
+        ExitCode::Held
+    } else {
+        ExitCode::HarnessError
+    })
 }
 
 /// Turns `true` at SIGINT, SIGTERM or SIGHUP.
@@ -66,17 +75,20 @@ fn signals() -> tokio::sync::watch::Receiver<bool> {
 
 /// Starts a launcher of its own, ends it in this way, and looks for what is left: the guest must end by itself, the rest must
 /// be gone after what the next launcher does at its start.
-pub async fn perform(
-    target: &Target<'_>,
-    cell: &CaseCell,
-    death: LauncherDeath,
-) -> Result<Observation, SuiteError> {
+pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath) -> Result<Observation, SuiteError> {
     let lab = target.lab;
     let plan = plan_like(target, cell).await?.plan;
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let mut child = match start(target, &plan) {
         Ok(child) => child,
-        Err(error) => return Ok(Observation::not_issued(format!("no launcher could be started: {error}"))),
+        Err(error) => {
+            return Ok(Observation::not_issued(format!(
+                "no launcher could be started: {error}"
+            )));
+        }
     };
     let slug = plan.slug.as_str();
     let there = if death == LauncherDeath::KillWhileLaunching {
@@ -89,26 +101,48 @@ pub async fn perform(
         lifecycle::sweep_up(&*lab.backend, slug).await;
         return Ok(Observation::not_issued("the launcher did not come so far"));
     }
-    let seen = lab.backend.inventory(LABEL_SLUG, Some(slug)).await.map_err(SuiteError::engine("listing a bottle"))?;
+    let seen = lab
+        .backend
+        .inventory(LABEL_SLUG, Some(slug))
+        .await
+        .map_err(SuiteError::engine("listing a bottle"))?;
     observed.note(format!("{} objects before the launcher's end", seen.len()));
     if !seen.is_empty() {
         observed.alive.push(Vantage::Inventory);
     }
     end(&mut child, death, &mut observed).await;
     let containers = wait_for_containers(&*lab.backend, slug).await;
-    observed.findings.extend(containers.into_iter().map(|name| format!("runs on after its launcher: {name}")));
+    observed.findings.extend(
+        containers
+            .into_iter()
+            .map(|name| format!("runs on after its launcher: {name}")),
+    );
     if plan.lifecycle.sweep {
         // A launcher that dies in the middle of a call leaves what the engine completes after that: the start after the next
         // finds it.
         for _ in 0..3 {
-            let scope = SweepScope { state_dir: Some(lab.state_dir()), run: None };
-            let swept = sweep(&*lab.backend, &scope).await.map_err(SuiteError::engine("sweeping"))?;
-            observed.note(format!("the next launcher's sweep removed {} objects", swept.removed.len()));
+            let scope = SweepScope {
+                state_dir: Some(lab.state_dir()),
+                run: None,
+            };
+            let swept = sweep(&*lab.backend, &scope)
+                .await
+                .map_err(SuiteError::engine("sweeping"))?;
+            observed.note(format!(
+                "the next launcher's sweep removed {} objects",
+                swept.removed.len()
+            ));
             tokio::time::sleep(Duration::from_millis(700)).await;
         }
     }
-    let left = lab.backend.inventory(LABEL_SLUG, Some(slug)).await.map_err(SuiteError::engine("listing a bottle"))?;
-    observed.findings.extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));
+    let left = lab
+        .backend
+        .inventory(LABEL_SLUG, Some(slug))
+        .await
+        .map_err(SuiteError::engine("listing a bottle"))?;
+    observed
+        .findings
+        .extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));
     let state = bottle_launch::state_path(&lab.state_dir(), slug);
     if state.exists() {
         observed.findings.push("left: the state directory".to_owned());
@@ -121,7 +155,8 @@ pub async fn perform(
 fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
     let file = target.lab.directory.join(format!("{}.plan.json", plan.slug));
     std::fs::write(&file, serde_json::to_vec(plan)?)?;
-    Command::new(std::env::var_os("BOTTLE_CONFORM").map_or_else(std::env::current_exe, |path| Ok(path.into()))?)
+    let program = target.lab.program.clone().map_or_else(std::env::current_exe, Ok)?;
+    Command::new(program)
         .arg("__launch")
         .arg("--plan")
         .arg(file)
@@ -138,7 +173,9 @@ fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
 }
 
 async fn wait_until_up(child: &mut Child) -> bool {
-    let Some(stdout) = child.stdout.take() else { return false };
+    let Some(stdout) = child.stdout.take() else {
+        return false;
+    };
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await;
     matches!(line, Ok(Ok(Some(line))) if line == UP)

@@ -34,8 +34,12 @@ impl Marks {
     pub async fn of(backend: &dyn Backend, bottle: &Bottle) -> Result<Self, BackendError> {
         let slug = bottle.slug().to_owned();
         let resources = backend.inventory(LABEL_SLUG, Some(&slug)).await?;
-        let networks = resources.iter().filter(|resource| resource.kind == ResourceKind::Network);
-        let bridges: Vec<String> = networks.map(|network| format!("br-{}", &network.id[..network.id.len().min(12)])).collect();
+        let networks = resources
+            .iter()
+            .filter(|resource| resource.kind == ResourceKind::Network);
+        let bridges: Vec<String> = networks
+            .map(|network| format!("br-{}", &network.id[..network.id.len().min(12)]))
+            .collect();
         let mut interfaces = bridges.clone();
         let mut overlays = Vec::new();
         for role in [Role::Guest, Role::Bundle] {
@@ -45,7 +49,14 @@ impl Marks {
             overlays.extend(overlay_of(pid));
         }
         let containers = vec![bottle.guest().id.clone(), bottle.bundle().id.clone()];
-        Ok(Self { slug, containers, bridges, interfaces, overlays, state: bottle.state().to_owned() })
+        Ok(Self {
+            slug,
+            containers,
+            bridges,
+            interfaces,
+            overlays,
+            state: bottle.state().to_owned(),
+        })
     }
 
     /// The slug.
@@ -61,8 +72,15 @@ impl Marks {
     /// What there is of a kind. An error says what could not be read.
     pub async fn inventory(&self, backend: &dyn Backend, kind: InventoryKind) -> Result<BTreeSet<String>, String> {
         let of_engine = |kind| async move {
-            let all = backend.inventory(LABEL_SLUG, Some(&self.slug)).await.map_err(|error| error.to_string())?;
-            Ok(all.into_iter().filter(|one| one.kind == kind).map(|one| one.name).collect())
+            let all = backend
+                .inventory(LABEL_SLUG, Some(&self.slug))
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(all
+                .into_iter()
+                .filter(|one| one.kind == kind)
+                .map(|one| one.name)
+                .collect())
         };
         match kind {
             InventoryKind::Containers => of_engine(ResourceKind::Container).await,
@@ -90,13 +108,19 @@ impl Marks {
 
     fn lines_of(&self, path: &str) -> Result<BTreeSet<String>, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(text.lines().filter(|line| self.are_in(line)).map(str::to_owned).collect())
+        Ok(text
+            .lines()
+            .filter(|line| self.are_in(line))
+            .map(str::to_owned)
+            .collect())
     }
 
     fn firewall_rules(&self) -> Result<BTreeSet<String>, String> {
         let mut rules = BTreeSet::new();
         for program in ["iptables-save", "ip6tables-save"] {
-            let said = Command::new(program).output().map_err(|error| format!("{program}: {error}"))?;
+            let said = Command::new(program)
+                .output()
+                .map_err(|error| format!("{program}: {error}"))?;
             if !said.status.success() {
                 return Err(format!("{program}: {}", String::from_utf8_lossy(&said.stderr)));
             }
@@ -125,7 +149,8 @@ impl Marks {
         entries
             .filter_map(|entry| {
                 let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-                self.are_in(&file).then(|| format!("{} of {}", entry.file_name().display(), file.trim()))
+                self.are_in(&file)
+                    .then(|| format!("{} of {}", entry.file_name().display(), file.trim()))
             })
             .collect()
     }
@@ -135,7 +160,10 @@ impl Marks {
         all.filter_map(|pid| {
             let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            self.containers.iter().any(|id| groups.contains(id)).then(|| format!("{pid} {}", name.trim()))
+            self.containers
+                .iter()
+                .any(|id| groups.contains(id))
+                .then(|| format!("{pid} {}", name.trim()))
         })
         .collect()
     }
@@ -146,7 +174,13 @@ impl Marks {
         for process in self.processes() {
             let pid = process.split(' ').next().unwrap_or_default();
             let table = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-            found.extend(table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7)).map(str::to_owned));
+            found.extend(
+                table
+                    .lines()
+                    .skip(1)
+                    .filter_map(|line| line.split_whitespace().nth(7))
+                    .map(str::to_owned),
+            );
         }
         found
     }
@@ -157,7 +191,13 @@ fn host_ends(pid: i32) -> Vec<String> {
     let inside = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/root/sys/class/net/{name}/iflink")).ok();
     let mut indices: Vec<u32> = Vec::new();
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    for name in table.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).filter(|name| *name != "lo") {
+    for name in table
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split(':').next())
+        .map(str::trim)
+        .filter(|name| *name != "lo")
+    {
         indices.extend(inside(name).and_then(|text| text.trim().parse::<u32>().ok()));
     }
     let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();

@@ -17,15 +17,16 @@ use crate::selection::CaseCell;
 pub const BOUND: Duration = Duration::from_secs(5);
 
 /// Launches a bottle, closes it, and looks for what is left of it.
-pub async fn after_stop(
-    target: &Target<'_>,
-    cell: &CaseCell,
-    kind: InventoryKind,
-) -> Result<Observation, SuiteError> {
+pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKind) -> Result<Observation, SuiteError> {
     let lab = target.lab;
     let fixture = launch_like(target, cell).await?;
-    let marks = Marks::of(&*lab.backend, &fixture.bottle).await.map_err(SuiteError::engine("reading a bottle's marks"))?;
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let marks = Marks::of(&*lab.backend, &fixture.bottle)
+        .await
+        .map_err(SuiteError::engine("reading a bottle's marks"))?;
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let alive = marks.inventory(&*lab.backend, kind).await;
     observed.note(format!("while it was up: {alive:?}"));
     let report = fixture.bottle.close().await;
@@ -39,7 +40,9 @@ pub async fn after_stop(
             if !alive.is_empty() || has_none_by_design(kind) {
                 observed.alive.push(Vantage::Inventory);
             }
-            observed.findings.extend(left.into_iter().map(|left| format!("left after the stop: {left}")));
+            observed
+                .findings
+                .extend(left.into_iter().map(|left| format!("left after the stop: {left}")));
         }
         (Err(problem), _) | (_, Err(problem)) => {
             observed.issued = false;
@@ -74,7 +77,9 @@ pub async fn wait_until_gone(
 
 /// Removes what a known-leaky bottle left, so that it is judged once and burdens nobody.
 pub async fn sweep_up(backend: &dyn Backend, slug: &str) {
-    let Ok(mut left) = backend.inventory(LABEL_SLUG, Some(slug)).await else { return };
+    let Ok(mut left) = backend.inventory(LABEL_SLUG, Some(slug)).await else {
+        return;
+    };
     left.sort_by_key(|resource| resource.kind);
     for resource in left {
         if let Err(error) = backend.remove(&resource).await {

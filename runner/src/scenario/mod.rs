@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use probe_spec::{
-    Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase, Vantage,
+    Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase,
+    Vantage,
 };
 
 pub use death::launcher;
@@ -52,7 +53,10 @@ pub struct Observation {
 impl Observation {
     /// A scenario that was not carried out, and why.
     pub fn not_issued(why: impl Into<String>) -> Self {
-        Self { trace: vec![why.into()], ..Self::default() }
+        Self {
+            trace: vec![why.into()],
+            ..Self::default()
+        }
     }
 
     /// Notes a step.
@@ -90,18 +94,42 @@ pub struct Answer {
 /// Has the agent in a container attempt one action, filled in already.
 pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Action) -> Answer {
     let limit = limit_ms(&action);
-    let case =
-        AgentCase { case: "case".to_owned(), nonce: nonce.clone(), ok: fresh_nonce(), action, limit_ms: limit };
+    let case = AgentCase {
+        case: "case".to_owned(),
+        nonce: nonce.clone(),
+        ok: fresh_nonce(),
+        action,
+        limit_ms: limit,
+    };
     let asked = BTreeMap::from([("case".to_owned(), nonce.clone())]);
-    let list = AgentList { cases: vec![case], parallel: 1 };
-    let prefix: &[String] =
-        if id == target.fixture.bottle.guest().id { &target.fixture.removed.agent_prefix } else { &[] };
-    let place = Place { backend: &*target.lab.backend, id, prefix };
+    let list = AgentList {
+        cases: vec![case],
+        parallel: 1,
+    };
+    let prefix: &[String] = if id == target.fixture.bottle.guest().id {
+        &target.fixture.removed.agent_prefix
+    } else {
+        &[]
+    };
+    let place = Place {
+        backend: &*target.lab.backend,
+        id,
+        prefix,
+    };
     let run = attempt(place, &list, &fresh_nonce(), Duration::from_millis(limit + 5_000)).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
-    let faults = heard.faults.into_values().flatten().chain(heard.shared_faults).collect();
-    Answer { attempt: heard.attempts.remove("case"), faults, end: run.end }
+    let faults = heard
+        .faults
+        .into_values()
+        .flatten()
+        .chain(heard.shared_faults)
+        .collect();
+    Answer {
+        attempt: heard.attempts.remove("case"),
+        faults,
+        end: run.end,
+    }
 }
 
 /// Performs a case that is more than an agent's attempt.
@@ -114,7 +142,10 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, S
     let observed = match &cell.case.spec.how {
         How::Agent(action) => {
             let action = crate::template::fill(action, target.keys)?;
-            let mut observed = Observation { issued: true, ..Observation::default() };
+            let mut observed = Observation {
+                issued: true,
+                ..Observation::default()
+            };
             observed.take(attempt_in(target, &target.fixture.bottle.guest().id, &nonce, action).await);
             observed
         }
@@ -124,7 +155,13 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, S
     let settled = target.settle().await;
     let after = target.prove(&wanted).await?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let seen = Seen { nonce, started, took_ms, settled, decisions: target.fixture };
+    let seen = Seen {
+        nonce,
+        started,
+        took_ms,
+        settled,
+        decisions: target.fixture,
+    };
     Ok(evidence(target, cell, observed, &before, &after, seen))
 }
 
@@ -155,7 +192,14 @@ pub async fn launch_like(target: &Target<'_>, cell: &CaseCell) -> Result<Fixture
 
 /// The plan of one more bottle of this target's kind, with the same control removed.
 pub async fn plan_like(target: &Target<'_>, cell: &CaseCell) -> Result<Planned, SuiteError> {
-    leaks::plan(target.lab, Kind::Attacked, cell.topology, target.fixture.leak, Some(target.peer)).await
+    leaks::plan(
+        target.lab,
+        Kind::Attacked,
+        cell.topology,
+        target.fixture.leak,
+        Some(target.peer),
+    )
+    .await
 }
 
 /// What was seen of a case from outside.
@@ -184,7 +228,11 @@ pub fn evidence(
     let expectation = expectation(cell);
     let liveness = expectation.alive.iter().map(|at| {
         let own = observed.alive.contains(at) || (*at == Vantage::Guest && observed.marker == Some(true));
-        Liveness { at: *at, before: own || before.contains(at), after: own || after.contains(at) }
+        Liveness {
+            at: *at,
+            before: own || before.contains(at),
+            after: own || after.contains(at),
+        }
     });
     let mut trace = observed.trace;
     trace.truncate(64);

@@ -22,11 +22,20 @@ pub async fn perform(
 ) -> Result<Observation, SuiteError> {
     let lab = target.lab;
     let leak = target.fixture.leak;
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
     let address = former.inner_address(Role::Guest);
-    let allowed = attempt_in(target, &former.bottle.guest().id, &fresh_nonce(), peer_request(&fresh_nonce())).await;
+    let allowed = attempt_in(
+        target,
+        &former.bottle.guest().id,
+        &fresh_nonce(),
+        peer_request(&fresh_nonce()),
+    )
+    .await;
     observed.note(format!("the former owner's own request: {:?}", allowed.end));
     observed.trace.extend(former.close(lab).await);
     let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
@@ -39,7 +48,10 @@ pub async fn perform(
     let heir = launch_plan(lab, planned).await?;
     if heir.inner_address(Role::Guest) != address {
         observed.issued = false;
-        observed.note(format!("the heir has {:?}, the former had {address:?}", heir.inner_address(Role::Guest)));
+        observed.note(format!(
+            "the heir has {:?}, the former had {address:?}",
+            heir.inner_address(Role::Guest)
+        ));
     }
     let action = attack(check, nonce, &heir, &former);
     observed.take(attempt_in(target, &heir.bottle.guest().id, nonce, action).await);
@@ -50,7 +62,11 @@ pub async fn perform(
 fn on_subnet(plan: Plan, subnet: &str) -> Option<Plan> {
     let mut plan = plan.with_inner_subnet(subnet)?;
     let gateway = crate::addresses::in_subnet(subnet, 1)?.parse().ok();
-    let inner: Vec<&mut NetworkPlan> = plan.networks.iter_mut().filter(|network| network.role == "inner-network").collect();
+    let inner: Vec<&mut NetworkPlan> = plan
+        .networks
+        .iter_mut()
+        .filter(|network| network.role == "inner-network")
+        .collect();
     for network in inner {
         let mut own = network.subnets.first()?.clone();
         own.cidr = subnet.to_owned();
@@ -66,15 +82,25 @@ fn peer_request(nonce: &Nonce) -> Action {
         "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {nonce}\r\n\r\n",
         host = world::PEER_ROUTE
     );
-    let get = format!("GET /{nonce} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {nonce}\r\n\r\n", world::PEER_ROUTE);
+    let get = format!(
+        "GET /{nonce} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {nonce}\r\n\r\n",
+        world::PEER_ROUTE
+    );
     let steps = vec![
         Step::Send { text: connect },
         Step::Success,
-        Step::Tls { sni: Some(world::PEER_ROUTE.to_owned()), alpn: Vec::new(), split: None },
+        Step::Tls {
+            sni: Some(world::PEER_ROUTE.to_owned()),
+            alpn: Vec::new(),
+            split: None,
+        },
         Step::Send { text: get },
         Step::Read { ms: 500 },
     ];
-    Action::Talk { to: "proxy".to_owned(), steps }
+    Action::Talk {
+        to: "proxy".to_owned(),
+        steps,
+    }
 }
 
 fn attack(check: ReuseCheck, nonce: &Nonce, heir: &Fixture, former: &Fixture) -> Action {
@@ -82,19 +108,30 @@ fn attack(check: ReuseCheck, nonce: &Nonce, heir: &Fixture, former: &Fixture) ->
         // The policy allows the former's host, and the token shows there, only when either outlives its owner.
         ReuseCheck::Policy | ReuseCheck::Token => peer_request(nonce),
         ReuseCheck::Listener => {
-            let to = heir.inner_address(Role::Guest).unwrap_or_else(|| "127.0.0.1".to_owned());
+            let to = heir
+                .inner_address(Role::Guest)
+                .unwrap_or_else(|| "127.0.0.1".to_owned());
             let to = format!("{to}:{}", world::PEER_PORT);
-            Action::Tcp { to, send: "{nonce}".to_owned(), from: None }
+            Action::Tcp {
+                to,
+                send: "{nonce}".to_owned(),
+                from: None,
+            }
         }
         // On the outer leg, where the former's bundle was.
         ReuseCheck::Connection => {
-            let bundle = former.inner_address(Role::Bundle).unwrap_or_else(|| "127.0.0.1".to_owned());
+            let bundle = former
+                .inner_address(Role::Bundle)
+                .unwrap_or_else(|| "127.0.0.1".to_owned());
             let to = format!("{bundle}:{}", bottle_policy::PROXY_PORT);
             let text = format!(
                 "GET http://{host}/{nonce} HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: {nonce}\r\n\r\n",
                 host = world::PEER_ROUTE
             );
-            Action::Talk { to, steps: vec![Step::Send { text }, Step::Response] }
+            Action::Talk {
+                to,
+                steps: vec![Step::Send { text }, Step::Response],
+            }
         }
     }
 }

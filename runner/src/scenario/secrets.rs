@@ -2,7 +2,9 @@
 
 use bollard::query_parameters::{DownloadFromContainerOptions, InspectContainerOptions, LogsOptions};
 use bottle_backend::Role;
-use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted, TableStyle, to_json, to_junit, to_table};
+use bottle_reports::{
+    CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted, TableStyle, to_json, to_junit, to_table,
+};
 use futures_util::TryStreamExt;
 use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
 
@@ -17,12 +19,12 @@ use crate::selection::CaseCell;
 const LIMIT: usize = 64 << 20;
 
 /// Uses the token's route in ways that succeed and that fail, then searches an output.
-pub async fn in_output(
-    target: &Target<'_>,
-    place: OutputPlace,
-) -> Result<Observation, SuiteError> {
+pub async fn in_output(target: &Target<'_>, place: OutputPlace) -> Result<Observation, SuiteError> {
     let guest = &target.fixture.bottle.guest().id;
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let sent = crate::sightings::fresh_nonce();
     let mut answers = Vec::new();
     for action in uses() {
@@ -42,15 +44,23 @@ pub async fn in_output(
 /// Requests that make the bundle handle the token: one that succeeds, and some that fail on the way.
 fn uses() -> Vec<Action> {
     let inside = |request: &str| {
-        let connect =
-            format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n", host = world::ROUTE);
+        let connect = format!(
+            "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n",
+            host = world::ROUTE
+        );
         Action::Talk {
             to: "proxy".to_owned(),
             steps: vec![
                 Step::Send { text: connect },
                 Step::Success,
-                Step::Tls { sni: Some(world::ROUTE.to_owned()), alpn: Vec::new(), split: None },
-                Step::Send { text: request.to_owned() },
+                Step::Tls {
+                    sni: Some(world::ROUTE.to_owned()),
+                    alpn: Vec::new(),
+                    split: None,
+                },
+                Step::Send {
+                    text: request.to_owned(),
+                },
                 Step::Read { ms: 500 },
             ],
         }
@@ -72,8 +82,14 @@ async fn bundle_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, Stri
     Ok(vec![
         ("the bundle's events".to_owned(), events),
         ("the bundle's other output".to_owned(), unparsed.join("\n").into_bytes()),
-        ("the bundle's standard error".to_owned(), bottle.bundle_stderr_tail().join("\n").into_bytes()),
-        ("the engine's log of the bundle".to_owned(), logs(bottle.id(Role::Bundle)).await?),
+        (
+            "the bundle's standard error".to_owned(),
+            bottle.bundle_stderr_tail().join("\n").into_bytes(),
+        ),
+        (
+            "the engine's log of the bundle".to_owned(),
+            logs(bottle.id(Role::Bundle)).await?,
+        ),
     ])
 }
 
@@ -106,7 +122,11 @@ fn rendered(
     evidence.sightings.retain(|sighting| sighting.at != Vantage::Origin);
     let line = serde_json::to_vec(&evidence).map_err(|error| error.to_string())?;
     let judgement = probe_spec::judge(&evidence);
-    let expected = ExpectedCell { cell: cell.cell.clone(), title: String::new(), on_breach: String::new() };
+    let expected = ExpectedCell {
+        cell: cell.cell.clone(),
+        title: String::new(),
+        on_breach: String::new(),
+    };
     let started = RunStarted {
         run: target.lab.run.clone(),
         at: crate::clock::now(),
@@ -118,15 +138,31 @@ fn rendered(
     };
     let report = Report::of([
         Event::RunStarted(started),
-        Event::CaseJudged(Box::new(CaseJudged { cell: cell.cell, judgement, evidence: Some(evidence) })),
-        Event::RunEnded { at: crate::clock::now(), ending: Ending::Complete },
+        Event::CaseJudged(Box::new(CaseJudged {
+            cell: cell.cell,
+            judgement,
+            evidence: Some(evidence),
+        })),
+        Event::RunEnded {
+            at: crate::clock::now(),
+            ending: Ending::Complete,
+        },
     ]);
     let text = match place {
         OutputPlace::Junit => to_junit(&report).map_err(|error| error.to_string())?,
-        OutputPlace::Terminal => to_table(&report, TableStyle { verbose: true, ..TableStyle::default() }),
+        OutputPlace::Terminal => to_table(
+            &report,
+            TableStyle {
+                verbose: true,
+                ..TableStyle::default()
+            },
+        ),
         OutputPlace::Evidence | OutputPlace::BundleLogs => to_json(&report, 0).map_err(|error| error.to_string())?,
     };
-    Ok(vec![("evidence".to_owned(), line), (format!("{place:?}"), text.into_bytes())])
+    Ok(vec![
+        ("evidence".to_owned(), line),
+        (format!("{place:?}"), text.into_bytes()),
+    ])
 }
 
 fn self_cell(target: &Target<'_>) -> CaseCell {
@@ -148,7 +184,12 @@ fn self_cell(target: &Target<'_>) -> CaseCell {
         topology: crate::selection::topology_name(topology).to_owned(),
         leak: None,
     };
-    CaseCell { case: crate::selection::Case { probe, spec }, cell, topology, not_applicable: None }
+    CaseCell {
+        case: crate::selection::Case { probe, spec },
+        cell,
+        topology,
+        not_applicable: None,
+    }
 }
 
 /// Searches what the engine tells of this bottle.
@@ -161,7 +202,10 @@ pub async fn in_engine(target: &Target<'_>, place: EnginePlace) -> Result<Observ
         EnginePlace::GuestExport => export(bottle.id(Role::Guest)).await,
         EnginePlace::Volumes => mounts(target).await,
     };
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     search(target, texts, &mut observed);
     Ok(observed)
 }
@@ -180,7 +224,10 @@ pub fn search(target: &Target<'_>, texts: Result<Vec<(String, Vec<u8>)>, String>
     for (name, bytes) in &texts {
         length += bytes.len();
         observed.note(format!("searched {} bytes of {name}", bytes.len()));
-        for (whose, secret) in [("the bottle's", &target.fixture.token), ("the peer's", &target.peer.token)] {
+        for (whose, secret) in [
+            ("the bottle's", &target.fixture.token),
+            ("the peer's", &target.peer.token),
+        ] {
             if let Some(form) = find(secret, bytes) {
                 observed.findings.push(format!("{whose} token stands in {name} {form}"));
             }
@@ -204,7 +251,11 @@ pub async fn inspect(id: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
 }
 
 async fn logs(id: &str) -> Result<Vec<u8>, String> {
-    let options = LogsOptions { stdout: true, stderr: true, ..LogsOptions::default() };
+    let options = LogsOptions {
+        stdout: true,
+        stderr: true,
+        ..LogsOptions::default()
+    };
     let engine = engine()?;
     let mut lines = engine.logs(id, Some(options));
     let mut bytes = Vec::new();
@@ -220,8 +271,14 @@ async fn logs(id: &str) -> Result<Vec<u8>, String> {
 async fn both_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
     let bottle = &target.fixture.bottle;
     Ok(vec![
-        ("the engine's log of the guest".to_owned(), logs(bottle.id(Role::Guest)).await?),
-        ("the engine's log of the bundle".to_owned(), logs(bottle.id(Role::Bundle)).await?),
+        (
+            "the engine's log of the guest".to_owned(),
+            logs(bottle.id(Role::Guest)).await?,
+        ),
+        (
+            "the engine's log of the bundle".to_owned(),
+            logs(bottle.id(Role::Bundle)).await?,
+        ),
     ])
 }
 
@@ -236,9 +293,16 @@ async fn mounts(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
     let engine = engine()?;
     let mut texts = Vec::new();
     for role in [Role::Guest, Role::Bundle] {
-        let seen = target.fixture.bottle.observe(role).await.map_err(|error| error.to_string())?;
+        let seen = target
+            .fixture
+            .bottle
+            .observe(role)
+            .await
+            .map_err(|error| error.to_string())?;
         for mount in &seen.applied.mounts {
-            let options = DownloadFromContainerOptions { path: mount.target.clone() };
+            let options = DownloadFromContainerOptions {
+                path: mount.target.clone(),
+            };
             let bytes = collect(engine.download_from_container(&seen.id, Some(options))).await?;
             texts.push((format!("{} of the {role:?}", mount.target), bytes));
         }

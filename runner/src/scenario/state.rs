@@ -15,7 +15,10 @@ use crate::selection::CaseCell;
 
 /// Performs one check.
 pub async fn perform(target: &Target<'_>, cell: &CaseCell, check: StateCheck) -> Result<Observation, SuiteError> {
-    let mut observed = Observation { issued: true, ..Observation::default() };
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
     let bottle = &target.fixture.bottle;
     match check {
         StateCheck::Modes => modes(bottle.state(), &mut observed),
@@ -62,7 +65,9 @@ fn modes(state: &Path, observed: &mut Observation) {
         Ok(found) => {
             let mode = found.mode() & 0o7777;
             if mode != wanted || found.uid() != own {
-                observed.findings.push(format!("{}: mode {mode:o}, owner {}", path.display(), found.uid()));
+                observed
+                    .findings
+                    .push(format!("{}: mode {mode:o}, owner {}", path.display(), found.uid()));
             }
         }
         Err(error) => {
@@ -102,11 +107,7 @@ fn read_all(directory: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
         .collect()
 }
 
-async fn gone_after_stop(
-    target: &Target<'_>,
-    cell: &CaseCell,
-    observed: &mut Observation,
-) -> Result<(), SuiteError> {
+async fn gone_after_stop(target: &Target<'_>, cell: &CaseCell, observed: &mut Observation) -> Result<(), SuiteError> {
     let fixture = launch_like(target, cell).await?;
     let state = fixture.bottle.state().to_owned();
     let alive = files_of(&state);
@@ -116,9 +117,13 @@ async fn gone_after_stop(
     }
     fixture.bottle.close().await;
     let left = files_of(&state).into_iter();
-    observed.findings.extend(left.map(|path| format!("left after the stop: {}", path.display())));
+    observed
+        .findings
+        .extend(left.map(|path| format!("left after the stop: {}", path.display())));
     if state.exists() {
-        observed.findings.push(format!("left after the stop: {}", state.display()));
+        observed
+            .findings
+            .push(format!("left after the stop: {}", state.display()));
     }
     lifecycle::sweep_up(&*target.lab.backend, fixture.bottle.slug()).await;
     Ok(())
@@ -147,7 +152,9 @@ async fn no_follow(target: &Target<'_>, cell: &CaseCell, observed: &mut Observat
         Err(error) => return Err(error),
     }
     let through = files_of(&elsewhere).into_iter();
-    observed.findings.extend(through.map(|path| format!("written through a symbolic link: {}", path.display())));
+    observed
+        .findings
+        .extend(through.map(|path| format!("written through a symbolic link: {}", path.display())));
     let _ = std::fs::remove_file(&place);
     let _ = std::fs::remove_dir_all(&elsewhere);
     lifecycle::sweep_up(&*lab.backend, &slug).await;
