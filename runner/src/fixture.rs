@@ -121,6 +121,7 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
         backend = Arc::new(Injecting {
             inner: backend,
             removed: removed.clone(),
+            subnets: lab.subnets(),
         });
     }
     let started = std::time::Instant::now();

@@ -24,6 +24,8 @@ pub struct Injecting {
     pub inner: Arc<dyn Backend>,
     /// What the bundle is told to leave out.
     pub removed: Removed,
+    /// Subnets of networks that are no bottle's own, by name: members of them may have a fixed host number.
+    pub subnets: BTreeMap<String, String>,
 }
 
 impl Injecting {
@@ -105,7 +107,11 @@ impl Backend for Injecting {
         labels: &'a Labels,
         subnets: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<String, BackendError>> {
-        self.inner.create(role, plan, labels, subnets)
+        Box::pin(async move {
+            let mut all = self.subnets.clone();
+            all.extend(subnets.clone());
+            self.inner.create(role, plan, labels, &all).await
+        })
     }
 
     fn start<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {

@@ -59,6 +59,7 @@ pub struct Lab {
     witness_config: WitnessConfig,
     leaky: OnceCell<LeakyGround>,
     extra_paths: Mutex<Vec<PathBuf>>,
+    subnets: Mutex<BTreeMap<String, String>>,
     /// Held while names that change their answer are attempted: the witness counts the questions of everybody.
     pub names: tokio::sync::Mutex<()>,
     /// Images in the engine.
@@ -213,6 +214,7 @@ impl Lab {
             witness_config: config,
             leaky: OnceCell::new(),
             extra_paths: Mutex::default(),
+            subnets: Mutex::default(),
             names: tokio::sync::Mutex::default(),
             network,
             run,
@@ -269,6 +271,11 @@ impl Lab {
         }
     }
 
+    /// Subnets of the networks made by [`make_network`](Self::make_network), by name.
+    pub fn subnets(&self) -> BTreeMap<String, String> {
+        self.subnets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Has a directory removed with the lab.
     pub fn remove_at_end(&self, path: PathBuf) {
         self.extra_paths
@@ -296,6 +303,8 @@ impl Lab {
         let made = self.backend.create_network(&plan, &site.labels("known-leaky")).await;
         let made = made.map_err(SuiteError::engine("making a network of a known-leaky bottle"))?;
         self.made.add(ResourceKind::Network, &plan.name, &made.id);
+        let mut subnets = self.subnets.lock().unwrap_or_else(PoisonError::into_inner);
+        subnets.insert(plan.name.clone(), made.subnet.clone());
         Ok((plan.name, made.subnet))
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bottle_backend::Role;
 use bottle_leaky::{AppliesTo, LeakyWorld, Removed, Side, apply, overlay, planted_files};
-use bottle_plan::{MountSource, Plan, Subnet, Topology};
+use bottle_plan::{MountSource, NetworkMode, Plan, Subnet, Topology};
 use probe_spec::{Leak, Nonce};
 
 use crate::error::SuiteError;
@@ -16,6 +16,8 @@ use crate::sightings::fresh_nonce;
 
 /// Host number of a bundle on a private network.
 const PRIVATE_BUNDLE: u8 = 2;
+/// Host number of a routed guest that is started before its bundle.
+const EARLY_GUEST: u8 = 3;
 /// Last octet of the host's address on the ordinary network; `.1` is the witness's there.
 const NATTED_HOST: u8 = 254;
 
@@ -116,6 +118,9 @@ pub async fn plan(
         let world = world(lab, leak, &plan, peer, &token).await?;
         let side = if kind == Kind::Peer { Side::Peer } else { Side::Own };
         removed = apply(leak, side, &mut plan, &world);
+        if leak == Leak::Early {
+            step_aside(&mut plan);
+        }
         if removed.needs_leaky_bundle() {
             plan.bundle.image = lab.images.leaky_bundle.reference.clone();
         }
@@ -127,6 +132,15 @@ pub async fn plan(
         kind,
         leak,
     })
+}
+
+/// A guest that is started first would be given the address that the bundle's own is planned to be.
+fn step_aside(plan: &mut Plan) {
+    if let (Topology::Routed, NetworkMode::Networks(networks)) = (plan.topology, &mut plan.guest.network)
+        && let Some(inner) = networks.first_mut()
+    {
+        inner.host_number = Some(EARLY_GUEST);
+    }
 }
 
 async fn world(
@@ -224,8 +238,8 @@ fn capabilities() -> Vec<String> {
     }
 }
 
-/// Names by number (linux/capability.h).
-const CAPABILITIES: [&str; 41] = [
+/// Names by number (linux/capability.h), as far as engine 20.10 knows them.
+const CAPABILITIES: [&str; 38] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
@@ -264,7 +278,4 @@ const CAPABILITIES: [&str; 41] = [
     "WAKE_ALARM",
     "BLOCK_SUSPEND",
     "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
 ];

@@ -138,9 +138,6 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
     let mut chosen = Vec::new();
     for topology in &filter.topology {
         for probe in probe_spec::CATALOGUE.iter().copied() {
-            if !fits_filter(filter, &ids, probe) {
-                continue;
-            }
             for spec in (probe.cases)() {
                 let cell = Cell {
                     probe: probe.id.to_owned(),
@@ -157,7 +154,8 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
                         *used = true;
                     }
                 }
-                if wanted {
+                // A pattern that fits something which another filter leaves out is no mistake.
+                if wanted && fits_filter(filter, &ids, probe) {
                     let not_applicable =
                         probe_spec::not_applicable(&cell.backend, &cell.topology, &spec.needs).map(str::to_owned);
                     chosen.push(CaseCell {

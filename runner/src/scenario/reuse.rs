@@ -39,14 +39,16 @@ pub async fn perform(
     observed.note(format!("the former owner's own request: {:?}", allowed.end));
     observed.trace.extend(former.close(lab).await);
     let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
-    if let Some(subnet) = &inner {
+    // A former that was never taken down still has its subnet: that is this leak.
+    let is_gone = former.bottle.plan().lifecycle.teardown;
+    if let Some(subnet) = inner.as_ref().filter(|_| is_gone) {
         match on_subnet(planned.plan, subnet) {
             Some(plan) => planned.plan = plan,
             None => return Ok(Observation::not_issued("the plan cannot be put on the former's subnet")),
         }
     }
     let heir = launch_plan(lab, planned).await?;
-    if heir.inner_address(Role::Guest) != address {
+    if is_gone && heir.inner_address(Role::Guest) != address {
         observed.issued = false;
         observed.note(format!(
             "the heir has {:?}, the former had {address:?}",
@@ -56,6 +58,9 @@ pub async fn perform(
     let action = attack(check, nonce, &heir, &former);
     observed.take(attempt_in(target, &heir.bottle.guest().id, nonce, action).await);
     observed.trace.extend(heir.close(lab).await);
+    if !is_gone {
+        super::sweep_up(&*lab.backend, former.bottle.slug()).await;
+    }
     Ok(observed)
 }
 

@@ -117,7 +117,9 @@ fn rendered(
     };
     let mut evidence = evidence(target, &cell, copy, &none, &none, seen);
     // The sentinels that a case is about are named in its evidence on purpose; what is asked is whether they come in otherwise.
-    evidence.secrets.clear();
+    if !target.fixture.removed.redaction {
+        evidence.secrets.clear();
+    }
     // Origins of the run are told the route's token: that sighting is the route at work.
     evidence.sightings.retain(|sighting| sighting.at != Vantage::Origin);
     let line = serde_json::to_vec(&evidence).map_err(|error| error.to_string())?;
