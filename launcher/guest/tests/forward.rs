@@ -178,6 +178,29 @@ fn without_the_socket_a_connection_is_reset() {
 }
 
 #[test]
+fn a_restarted_server_is_found_again_and_in_between_there_is_no_way() {
+    let guest = Guest::start(|listener| {
+        // Ends with the one connection that the start of this guest makes, and its socket stays behind like that of a
+        // daemon that was killed.
+        thread::spawn(move || listener.accept().unwrap());
+    });
+    let until = Instant::now() + Duration::from_secs(5);
+    while UnixStream::connect(&guest.socket).is_ok() {
+        assert!(Instant::now() < until, "the server does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let error = guest.connect().read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    std::fs::remove_file(&guest.socket).unwrap();
+    each(UnixListener::bind(&guest.socket).unwrap(), |mut stream| {
+        stream.write_all(b"back").unwrap();
+    });
+    let mut got = String::new();
+    guest.connect().read_to_string(&mut got).unwrap();
+    assert_eq!(got, "back");
+}
+
+#[test]
 fn a_full_queue_of_the_socket_is_waited_for() {
     // A listener with a queue of one that nobody accepts from for a while.
     let dir = tempfile::tempdir().unwrap();
