@@ -484,8 +484,8 @@ impl Site<'_> {
             // gateway: that one is the witness's.
             ipv6: Some(Subnet {
                 cidr: format!("{}/64", ip6(0)),
-                gateway: Some(ip6(0xfffe)),
-                members_gateway: Some(ip6(1)),
+                gateway: Some(ip6(1)),
+                members_gateway: Some(ip6(0xfffe)),
             }),
         };
         let made = self
