@@ -18,6 +18,11 @@ pub enum Event {
         /// One sentence.
         text: String,
     },
+    /// A waiver for expected cells has expired.
+    WaiverExpired {
+        /// Which, since when, and who answers for it.
+        text: String,
+    },
     /// The run ends; comes last and once.
     RunEnded {
         /// RFC 3339.

@@ -16,6 +16,7 @@ pub struct Report {
     judged: BTreeMap<Cell, CaseJudged>,
     duplicates: Vec<Cell>,
     notes: Vec<String>,
+    expired_waivers: Vec<String>,
     ended: Option<(String, Ending)>,
 }
 
@@ -83,6 +84,8 @@ pub enum Standing {
     Inconclusive,
     /// The suite itself failed.
     Error,
+    /// All is well except that a waiver has expired.
+    ExpiredWaiver,
     /// No cell was attempted.
     NothingRan,
     /// The operator stopped it (and nothing was breached before).
@@ -149,6 +152,7 @@ impl Report {
             Event::RunStarted(started) => self.started = Some(started),
             Event::BottleLaunched(bottle) => self.bottles.push(bottle),
             Event::Note { text } => self.notes.push(text),
+            Event::WaiverExpired { text } => self.expired_waivers.push(text),
             Event::RunEnded { at, ending } => self.ended = Some((at, ending)),
             Event::CaseJudged(case) => self.judge(*case),
         }
@@ -182,6 +186,11 @@ impl Report {
     /// What the reader must know besides.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Waivers that have expired.
+    pub fn expired_waivers(&self) -> &[String] {
+        &self.expired_waivers
     }
 
     /// When and how it ended.
@@ -267,8 +276,11 @@ impl Report {
         if tally.inconclusive > 0 {
             return Standing::Inconclusive;
         }
-        if tally.held + tally.residual == 0 {
+        if tally.held + tally.residual + tally.waived == 0 {
             return Standing::NothingRan;
+        }
+        if !self.expired_waivers.is_empty() {
+            return Standing::ExpiredWaiver;
         }
         Standing::Held
     }

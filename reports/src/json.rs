@@ -25,6 +25,7 @@ struct Document<'a> {
     tally: Tally,
     problems: Vec<ProblemEntry>,
     notes: &'a [String],
+    expired_waivers: &'a [String],
     bottles: &'a [BottleLaunched],
     cells: Vec<CellEntry<'a>>,
 }
@@ -64,6 +65,7 @@ pub fn to_json(report: &Report, exit_code: u8) -> Result<String, JsonError> {
             })
             .collect(),
         notes: report.notes(),
+        expired_waivers: report.expired_waivers(),
         bottles: report.bottles(),
         cells: report
             .cells()

@@ -39,7 +39,7 @@ pub fn to_junit(report: &Report) -> Result<String, JunitError> {
         document.add_test_suite(suite(&format!("{family}.{place}"), &cells));
     }
     let problems = report.problems();
-    if !problems.is_empty() {
+    if !problems.is_empty() || !report.expired_waivers().is_empty() {
         let mut suite = TestSuite::new("bottle-conform.run");
         for (number, problem) in problems.iter().enumerate() {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
@@ -47,6 +47,11 @@ pub fn to_junit(report: &Report) -> Result<String, JunitError> {
                 .set_message(one_line(&problem.to_string()))
                 .set_type("defect-of-the-run");
             suite.add_test_case(TestCase::new(format!("problem-{}", number + 1), status));
+        }
+        for (number, expired) in report.expired_waivers().iter().enumerate() {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_message(one_line(expired)).set_type("expired-waiver");
+            suite.add_test_case(TestCase::new(format!("expired-waiver-{}", number + 1), status));
         }
         document.add_test_suite(suite);
     }

@@ -11,6 +11,7 @@ mod event;
 mod fold;
 mod json;
 mod junit;
+mod kills;
 mod lines;
 mod table;
 
@@ -19,5 +20,6 @@ pub use event::{BottleLaunched, CaseJudged, Ending, Event, ExpectedCell, RunStar
 pub use fold::{CellReport, Problem, Report, Standing, Tally};
 pub use json::{JSON_VERSION, JsonError, to_json};
 pub use junit::{JunitError, to_junit};
+pub use kills::to_kill_matrix;
 pub use lines::{EvidenceError, EvidenceWriter, read_evidence};
 pub use table::{TableStyle, to_table};

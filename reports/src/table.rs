@@ -13,6 +13,9 @@ use crate::{CellReport, Report, Standing, Tally};
 /// Lines of evidence that are shown for one cell.
 const EVIDENCE_SHOWN: usize = 12;
 
+/// Cells that are named for one reason that they share.
+const CELLS_SHOWN: usize = 10;
+
 /// How the table is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStyle {
@@ -32,14 +35,17 @@ pub fn to_table(report: &Report, style: TableStyle) -> String {
         text.push_str(&probes(&cells, style));
         text.push('\n');
     }
-    for cell in &cells {
-        let quiet = matches!(cell.judgement.verdict, Verdict::Held | Verdict::NotApplicable);
-        if !quiet || style.verbose {
-            text.push_str(&details(cell));
-        }
+    let shown = cells
+        .into_iter()
+        .filter(|cell| style.verbose || !matches!(cell.judgement.verdict, Verdict::Held | Verdict::NotApplicable));
+    for group in groups(shown) {
+        text.push_str(&details(&group));
     }
     for problem in report.problems() {
         text.push_str(&format!("defect of the run: {}\n", one_line(&problem.to_string())));
+    }
+    for expired in report.expired_waivers() {
+        text.push_str(&format!("expired waiver: {}\n", one_line(expired)));
     }
     for note in report.notes() {
         text.push_str(&format!("note: {}\n", one_line(note)));
@@ -111,11 +117,62 @@ fn field(tally: Option<&Tally>, style: TableStyle) -> Field {
     }
 }
 
-fn details(cell: &CellReport<'_>) -> String {
-    let verdict = verdict_name(cell.judgement.verdict).to_uppercase();
-    let mut text = format!("{verdict} {}\n", one_line(&name(cell.cell)));
-    text.push_str(&format!("  why: {}\n", one_line(&cell.judgement.reason)));
-    if let Some(evidence) = cell.evidence {
+/// Cells with the same verdict for the same reason, each group where its first cell was.
+pub(crate) fn groups<'a>(cells: impl IntoIterator<Item = CellReport<'a>>) -> Vec<Vec<CellReport<'a>>> {
+    let mut places: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<CellReport<'a>>> = Vec::new();
+    for cell in cells {
+        let verdict = verdict_name(cell.judgement.verdict);
+        // What to do differs from probe to probe, and is said for breaches only.
+        let on_breach = if cell.judgement.verdict == Verdict::Breached {
+            cell.on_breach
+        } else {
+            ""
+        };
+        let place = *places
+            .entry((verdict, cell.judgement.reason.as_str(), on_breach))
+            .or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(cell),
+            None => groups.push(vec![cell]),
+        }
+    }
+    groups
+}
+
+/// The names of a group's cells, a line each, at most [`CELLS_SHOWN`].
+pub(crate) fn names(group: &[CellReport<'_>]) -> String {
+    let mut text = String::new();
+    for cell in group.iter().take(CELLS_SHOWN) {
+        text.push_str(&format!("  {}\n", one_line(&name(cell.cell))));
+    }
+    if group.len() > CELLS_SHOWN {
+        text.push_str(&format!("  and {} more; see report.json\n", group.len() - CELLS_SHOWN));
+    }
+    text
+}
+
+/// One cell with its evidence; of several that share a reason, the reason, their names and the evidence of the first.
+fn details(group: &[CellReport<'_>]) -> String {
+    let Some(first) = group.first() else {
+        return String::new();
+    };
+    let verdict = verdict_name(first.judgement.verdict).to_uppercase();
+    let mut text = match group {
+        [cell] => format!("{verdict} {}\n", one_line(&name(cell.cell))),
+        cells => format!("{verdict} {} cells\n", cells.len()),
+    };
+    text.push_str(&format!("  why: {}\n", one_line(&first.judgement.reason)));
+    let alone = group.len() == 1;
+    if !alone {
+        text.push_str(&names(group));
+    }
+    // Where nothing went wrong in the attempts themselves, one is like the other.
+    let telling = alone || first.judgement.verdict == Verdict::Breached;
+    if let (true, Some(evidence)) = (telling, first.evidence) {
+        if !alone {
+            text.push_str("  evidence of the first:\n");
+        }
         let lines = evidence_lines(evidence);
         for line in lines.iter().take(EVIDENCE_SHOWN) {
             text.push_str(&format!("  {}\n", one_line(line)));
@@ -127,8 +184,8 @@ fn details(cell: &CellReport<'_>) -> String {
             ));
         }
     }
-    if cell.judgement.verdict == Verdict::Breached && !cell.on_breach.is_empty() {
-        text.push_str(&format!("  what to do: {}\n", one_line(cell.on_breach)));
+    if first.judgement.verdict == Verdict::Breached && !first.on_breach.is_empty() {
+        text.push_str(&format!("  what to do: {}\n", one_line(first.on_breach)));
     }
     text.push('\n');
     text
@@ -188,6 +245,7 @@ fn summary(report: &Report) -> String {
         Standing::Breached => "BREACHED",
         Standing::Inconclusive => "INCONCLUSIVE",
         Standing::Error => "ERROR",
+        Standing::ExpiredWaiver => "EXPIRED WAIVER",
         Standing::NothingRan => "NOTHING RAN",
         Standing::Interrupted => "INTERRUPTED",
     };

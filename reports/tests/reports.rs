@@ -314,3 +314,76 @@ fn a_bad_evidence_file_names_the_line() {
     let error = read_evidence(serde_json::to_vec(&other).unwrap().as_slice()).unwrap_err();
     assert!(error.to_string().contains("found version 9"), "{error}");
 }
+
+#[test]
+fn cells_that_share_a_reason_are_grouped() {
+    let cells: Vec<Cell> = (0..13)
+        .map(|n| cell("EG-01", &format!("case-{n:02}"), "sealed"))
+        .collect();
+    let mut events = vec![started(&cells)];
+    events.extend(
+        cells
+            .iter()
+            .map(|cell| judged(cell, Verdict::Inconclusive, "no self-test")),
+    );
+    events.push(ended());
+    insta::assert_snapshot!(to_table(&Report::of(events), TableStyle::default()));
+}
+
+#[test]
+fn the_kill_matrix() {
+    let leaky = |case: &str, leak| Cell {
+        leak: Some(leak),
+        ..cell("EG-01", case, "sealed")
+    };
+    let cells = [
+        leaky("one", Leak::HostNet),
+        leaky("two", Leak::HostNet),
+        leaky("one", Leak::GwHost),
+    ];
+    let verdicts = [Verdict::Breached, Verdict::Held, Verdict::Breached];
+    let mut events = vec![started(&cells)];
+    events.extend(
+        cells
+            .iter()
+            .zip(verdicts)
+            .map(|(cell, verdict)| judged(cell, verdict, "because")),
+    );
+    events.push(ended());
+    insta::assert_snapshot!(to_kill_matrix(&Report::of(events), false));
+}
+
+#[rstest]
+#[case(&[Verdict::Held], Standing::ExpiredWaiver)]
+#[case(&[Verdict::Waived], Standing::ExpiredWaiver)]
+#[case(&[Verdict::Breached], Standing::Breached)]
+#[case(&[Verdict::Held, Verdict::Inconclusive], Standing::Inconclusive)]
+#[case(&[Verdict::NotApplicable], Standing::NothingRan)]
+fn an_expired_waiver_shows_everywhere_and_outweighs_only_held(
+    #[case] verdicts: &[Verdict],
+    #[case] standing: Standing,
+) {
+    let cells: Vec<Cell> = (0..verdicts.len())
+        .map(|n| cell("EG-01", &n.to_string(), "sealed"))
+        .collect();
+    let mut events = vec![started(&cells)];
+    events.push(Event::WaiverExpired {
+        text: "LB-01, expired 2020-01-01".to_owned(),
+    });
+    events.extend(
+        cells
+            .iter()
+            .zip(verdicts)
+            .map(|(cell, verdict)| judged(cell, *verdict, "because")),
+    );
+    events.push(ended());
+    let report = Report::of(events);
+    assert_eq!(report.standing(), standing);
+    for text in [
+        to_table(&report, TableStyle::default()),
+        to_junit(&report).unwrap(),
+        to_json(&report, 5).unwrap(),
+    ] {
+        assert!(text.contains("LB-01, expired 2020-01-01"), "{text}");
+    }
+}
