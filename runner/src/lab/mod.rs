@@ -1,0 +1,314 @@
+//! Everything around the bottles of one run: the stand-in internet, witnesses on the host, control guests, and what must be
+//! removed at the end.
+
+mod authority;
+mod further;
+mod keys;
+mod listener;
+mod made;
+mod site;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bottle_backend::{Backend, EngineFacts};
+use bottle_launch::Bottle;
+use bottle_plan::{Attachment, NetworkMode};
+use probe_spec::WitnessConfig;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
+
+pub use further::NetworkKind;
+pub use listener::hear_listener;
+
+use crate::error::SuiteError;
+use crate::host::HostWitnesses;
+use crate::images::Images;
+use crate::leaks::LeakyGround;
+use crate::outside::Outside;
+use crate::parts::Parts;
+use crate::sightings::Sightings;
+use crate::template::Keys;
+use made::Made;
+use site::{Site, plain};
+
+/// The surroundings of a run.
+pub struct Lab {
+    /// Id of the run, on every label.
+    pub run: String,
+    /// The engine.
+    pub backend: Arc<dyn Backend>,
+    /// What it is like.
+    pub facts: EngineFacts,
+    /// Directory of the run: the launcher's state lies below.
+    pub directory: PathBuf,
+    /// What any witness saw.
+    pub sightings: Arc<Sightings>,
+    /// Listeners of this process.
+    pub host: HostWitnesses,
+    /// The stand-in internet.
+    pub outside: Outside,
+    /// The witness's address on the outer network.
+    pub outside_address: IpAddr,
+    /// Certificate of its authority.
+    pub outside_ca: String,
+    /// Id of the witness's container.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests end the witness"))]
+    pub outside_id: String,
+    /// Name of the outer network.
+    pub network: String,
+    /// What cases that kill a launcher start; `None`: this very program.
+    pub program: Option<PathBuf>,
+    /// What the witnesses are told; the key in it exists for this run only.
+    witness_config: WitnessConfig,
+    leaky: OnceCell<LeakyGround>,
+    extra_paths: Mutex<Vec<PathBuf>>,
+    subnets: Mutex<BTreeMap<String, String>>,
+    /// Held while names that change their answer are attempted: the witness counts the questions of everybody.
+    pub names: tokio::sync::Mutex<()>,
+    /// Images in the engine.
+    pub images: Images,
+    /// Control guest on the outer network.
+    pub control_outside: String,
+    /// Control guest in the host's network namespace.
+    pub control_host: String,
+    /// Keys of the world that are the same for every bottle.
+    pub keys: Keys,
+    /// Turns `true` when the run is to stop.
+    pub stop: watch::Receiver<bool>,
+    bottles: Mutex<Vec<Arc<Bottle>>>,
+    launches: Mutex<Vec<JoinHandle<()>>>,
+    made: Arc<Made>,
+}
+
+/// What a lab is made from.
+pub struct LabOptions {
+    /// Id of the run.
+    pub run: String,
+    /// The engine.
+    pub backend: Arc<dyn Backend>,
+    /// The embedded parts.
+    pub parts: Parts,
+    /// What cases that kill a launcher start; `None`: this very program.
+    pub program: Option<PathBuf>,
+    /// Turns `true` when the run is to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Lab {
+    /// Makes the surroundings. On failure what was made is removed again, the directory of the run too.
+    pub async fn open(options: LabOptions) -> Result<Self, SuiteError> {
+        let made = Arc::new(Made::default());
+        let backend = options.backend.clone();
+        let directory = std::env::temp_dir().join(format!("bottle-conform-{}", options.run));
+        private_directory(&directory)?;
+        let opened = Self::make(options, &directory, made.clone()).await;
+        if opened.is_err() {
+            for left in made.remove(&*backend, false).await {
+                tracing::warn!(left, "left behind: `bottle cleanup` removes it");
+            }
+            if let Err(error) = std::fs::remove_dir_all(&directory) {
+                tracing::warn!(directory = %directory.display(), %error, "left behind");
+            }
+        }
+        opened
+    }
+
+    async fn make(options: LabOptions, directory: &Path, made: Arc<Made>) -> Result<Self, SuiteError> {
+        let backend = options.backend;
+        let facts = backend
+            .facts()
+            .await
+            .map_err(SuiteError::engine("asking the engine what it is like"))?;
+        let sightings = Arc::new(Sightings::default());
+        let host = HostWitnesses::open(sightings.clone()).await.map_err(SuiteError::Host)?;
+        let (config, ca) = authority::authority()?;
+        let site = Site {
+            run: &options.run,
+            backend: &*backend,
+            made: &made,
+        };
+        let Surroundings {
+            images,
+            network,
+            outside,
+            outside_id,
+            control_outside,
+            control_host,
+            published,
+        } = Surroundings::make(&site, &options.parts, &config, &sightings).await?;
+        let v4 = outside.addresses().iter().find(|address| address.is_ipv4()).copied();
+        let outside_address = v4.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let keys = keys::keys(&host, outside_address, published);
+        Ok(Self {
+            program: options.program,
+            witness_config: config,
+            leaky: OnceCell::new(),
+            extra_paths: Mutex::default(),
+            subnets: Mutex::default(),
+            names: tokio::sync::Mutex::default(),
+            network,
+            run: options.run,
+            facts,
+            directory: directory.to_owned(),
+            sightings,
+            host,
+            outside,
+            outside_address,
+            outside_ca: ca,
+            outside_id,
+            images,
+            control_outside,
+            control_host,
+            keys,
+            stop: options.stop,
+            bottles: Mutex::default(),
+            launches: Mutex::default(),
+            made,
+            backend,
+        })
+    }
+
+    /// The launcher's state directory of this run.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Has a bottle removed with the lab.
+    pub fn adopt(&self, bottle: Arc<Bottle>) {
+        self.bottles.lock().unwrap_or_else(PoisonError::into_inner).push(bottle);
+    }
+
+    /// Has the lab wait for a launch under way before it is taken down.
+    pub fn watch_launch(&self, launch: JoinHandle<()>) {
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        launches.retain(|launch| !launch.is_finished());
+        launches.push(launch);
+    }
+
+    /// The ground of known-leaky bottles, made when the first needs it.
+    pub async fn leaky(&self) -> Result<&LeakyGround, SuiteError> {
+        self.leaky.get_or_try_init(|| LeakyGround::make(self)).await
+    }
+
+    /// Waits until every witness has reported what it has seen; see [`Outside::mark`].
+    pub async fn mark(&self) -> bool {
+        match self.leaky.get() {
+            Some(leaky) => {
+                let (one, other) = tokio::join!(self.outside.mark(), leaky.second.mark());
+                one && other
+            }
+            None => self.outside.mark().await,
+        }
+    }
+
+    /// Subnets of the networks made by [`make_network`](Self::make_network), by name.
+    pub fn subnets(&self) -> BTreeMap<String, String> {
+        self.subnets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has a directory removed with the lab.
+    pub fn remove_at_end(&self, path: PathBuf) {
+        self.extra_paths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path);
+    }
+
+    /// Takes everything down; what could not be removed.
+    pub async fn close(&self) -> Vec<String> {
+        let launches = std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner));
+        for launch in launches {
+            // What a launch that fails leaves, it has said itself.
+            let _ = launch.await;
+        }
+        // Control guests hold the bottles' networks, bottles hold the lab's.
+        let mut left = self.made.remove(&*self.backend, true).await;
+        let bottles = std::mem::take(&mut *self.bottles.lock().unwrap_or_else(PoisonError::into_inner));
+        let closed = futures_util::future::join_all(bottles.iter().map(|bottle| bottle.close())).await;
+        for report in &closed {
+            left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
+        }
+        left.extend(self.made.remove(&*self.backend, false).await);
+        for path in std::mem::take(&mut *self.extra_paths.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let _ = std::fs::remove_dir_all(path);
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            left.push(format!("{}: {error}", self.directory.display()));
+        }
+        left
+    }
+}
+
+fn private_directory(path: &Path) -> Result<(), SuiteError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| SuiteError::Path {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// What the engine holds of a lab from its beginning.
+struct Surroundings {
+    images: Images,
+    network: String,
+    outside: Outside,
+    outside_id: String,
+    control_outside: String,
+    control_host: String,
+    published: u16,
+}
+
+impl Surroundings {
+    async fn make(
+        site: &Site<'_>,
+        parts: &Parts,
+        config: &WitnessConfig,
+        sightings: &Arc<Sightings>,
+    ) -> Result<Self, SuiteError> {
+        // Both are awaited also when one fails, so that whatever was made is known.
+        let (images, subnet) = tokio::join!(Images::load(parts, site.backend), site.network());
+        let (images, subnet) = (images?, subnet?);
+        let network = site.network_name();
+        let subnets = BTreeMap::from([(network.clone(), subnet)]);
+        let image = &images.probe.reference;
+        let attachment = Attachment {
+            network: network.clone(),
+            host_number: None,
+            aliases: Vec::new(),
+        };
+        let networks = NetworkMode::Networks(vec![attachment]);
+        let mut control = plain("control-outside", image, networks, site.run);
+        control.hardening.capabilities = vec!["NET_RAW".to_owned()];
+        let mut control_host = plain("control-host", image, NetworkMode::Host, site.run);
+        control_host.hostname = None;
+        // None waits for another, but the witness's address must be taken before the engine gives it to a control guest.
+        let joined = async {
+            let witness = site
+                .witness("witness", &images.witness.reference, &subnets, config, sightings)
+                .await?;
+            Ok::<_, SuiteError>((witness, site.start(&control, &subnets, false).await?.0))
+        };
+        let (joined, control_host, published) = tokio::join!(
+            joined,
+            site.start(&control_host, &subnets, false),
+            site.published(image, sightings)
+        );
+        let ((outside, outside_id), control_outside) = joined?;
+        let (control_host, published) = (control_host?.0, published?);
+        Ok(Self {
+            images,
+            network,
+            outside,
+            outside_id,
+            control_outside,
+            control_host,
+            published,
+        })
+    }
+}
