@@ -201,7 +201,9 @@ pub trait Backend: Send + Sync {
     fn create_volume<'a>(&'a self, plan: &'a VolumePlan, labels: &'a Labels)
     -> BoxFuture<'a, Result<(), BackendError>>;
 
-    /// Makes a container, not started. `subnets` has the subnet of every network by name.
+    /// Makes a container, not started. `subnets` has the subnet of every network by name (of a container that is on none, it
+    /// may be empty). Both halves may be made at once: what needs the other half running belongs into
+    /// [`start`](Backend::start).
     fn create<'a>(
         &'a self,
         role: Role,

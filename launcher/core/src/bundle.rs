@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use bottle_backend::{Input, Role};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 
+use crate::bottle::Exit;
 use crate::error::LaunchFailure;
 use crate::events::{Heard, Phase};
 use crate::launch::Site;
 use crate::made::Half;
 use crate::secrets::Secrets;
-use crate::teardown::StepKind;
+use crate::teardown::{STEP_LIMIT, StepKind};
 
 /// How long a bundle may take to end by itself when its lease does. Its last events come in this time; after it the bundle
 /// is ended by force.
@@ -20,6 +22,54 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The bundle's standard input. While it is open the bundle may live.
 pub(crate) type Lease = Arc<Mutex<Option<Input>>>;
+
+/// The guest's end, which the end of its bundle's lease waits for: the bundle judges everything that the guest still
+/// asked for. The removal of the guest takes longer than its end and need not be waited for.
+#[derive(Default)]
+pub(crate) struct GuestEnd {
+    /// Set when the guest is started.
+    exit: Mutex<Option<Exit>>,
+    gone: watch::Sender<bool>,
+}
+
+/// Says, when dropped, that the guest's undo is over.
+pub(crate) struct Gone(Arc<GuestEnd>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.gone.send_replace(true);
+    }
+}
+
+impl GuestEnd {
+    /// The guest is about to be started, and this tells its end.
+    pub(crate) fn started(&self, exit: Exit) {
+        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+    }
+
+    /// To be held by the guest's undo.
+    pub(crate) fn gone(self: &Arc<Self>) -> Gone {
+        Gone(self.clone())
+    }
+
+    /// Waits until the guest has ended; not at all for one that was never started.
+    async fn over(&self) {
+        let Some(mut exit) = self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return;
+        };
+        let ended = async {
+            // An engine that cannot say when it ends leaves only the undo to wait for.
+            if exit.wait_for(|end| matches!(end, Some(Ok(_)))).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut gone = self.gone.subscribe();
+        tokio::select! {
+            () = ended => {}
+            _ = gone.wait_for(|gone| *gone) => {}
+        }
+    }
+}
 
 /// A bundle that was started and has been sent its configuration.
 pub(crate) struct RunningBundle {
@@ -65,7 +115,8 @@ fn last(heard: &Heard) -> Vec<String> {
 }
 
 impl Site {
-    /// Creates and starts the bundle and sends it its configuration and tokens.
+    /// Creates and starts the bundle and sends it its configuration and tokens. They are on their way while the engine still
+    /// starts it, so that it need not wait for them.
     pub(crate) async fn start_bundle(
         &self,
         secrets: Secrets,
@@ -82,22 +133,34 @@ impl Site {
         };
         self.keep_task(tokio::spawn(heard.clone().read_stdout(streams.stdout)));
         self.keep_task(tokio::spawn(heard.clone().read_stderr(streams.stderr)));
-        self.start_half(Role::Bundle, &half).await?;
+        let mut input = streams.stdin;
+        let sent = {
+            let mut start = std::pin::pin!(self.start_half(Role::Bundle, &half));
+            let mut send = std::pin::pin!(self.send_configuration(&mut input, &secrets));
+            let mut sent = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    started = &mut start => break started?,
+                    outcome = &mut send, if sent.is_none() => sent = Some(outcome),
+                }
+            }
+            match sent {
+                Some(outcome) => outcome,
+                None => send.await,
+            }
+        };
         let lease = Lease::default();
         let wait = self.plan.config.lease;
-        self.teardown.push(
-            StepKind::Lease,
-            &*self.plan.slug,
-            end_lease(lease.clone(), heard.clone(), wait),
-        );
+        let undo = end_lease(lease.clone(), heard.clone(), self.guest_end.clone(), wait);
+        self.teardown.push(StepKind::Lease, &*self.plan.slug, undo);
         let bundle = RunningBundle {
             half,
             lease,
             heard,
             ready: OnceLock::new(),
         };
-        let mut input = streams.stdin;
-        if let Err(source) = self.send_configuration(&mut input, &secrets).await {
+        if let Err(source) = sent {
             // A bundle that ends before it has read everything is the cause, not the broken pipe.
             if source.kind() != std::io::ErrorKind::TimedOut
                 && tokio::time::timeout(LAST_WORDS, bundle.heard.finished()).await.is_ok()
@@ -152,8 +215,13 @@ impl Site {
     }
 }
 
-/// Ends the lease and hears the bundle out. One that has no lease, or does not end with it, is left to the next step.
-async fn end_lease(lease: Lease, heard: Arc<Heard>, wait: bool) -> Result<(), String> {
+/// Ends the lease when the guest has ended, and hears the bundle out. One that has no lease, or does not end with it, is
+/// left to the next step.
+async fn end_lease(lease: Lease, heard: Arc<Heard>, guest: Arc<GuestEnd>, wait: bool) -> Result<(), String> {
+    // Half of the limit: the lease must end even when the guest does not.
+    if tokio::time::timeout(STEP_LIMIT / 2, guest.over()).await.is_err() {
+        tracing::debug!("the guest is still there when its bundle's lease ends");
+    }
     drop(lease.lock().unwrap_or_else(PoisonError::into_inner).take());
     if wait && tokio::time::timeout(LAST_WORDS, heard.finished()).await.is_err() {
         tracing::debug!("the bundle did not end with its lease");

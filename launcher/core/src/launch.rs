@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bottle_backend::{Backend, BackendErrorKind, Observed, Role};
-use bottle_plan::Plan;
+use bottle_plan::{NetworkMode, Plan};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bottle::Bottle;
-use crate::bundle::RunningBundle;
+use crate::bundle::{GuestEnd, RunningBundle};
 use crate::drift::{container_drift, network_drift};
 use crate::error::{LaunchError, LaunchFailure};
 use crate::events::Phase;
@@ -63,8 +63,8 @@ impl LaunchOptions {
 
 /// Makes a bottle. On failure everything made so far is removed again before this returns.
 ///
-/// Order: sweep, state directory, images with networks and volumes, the bundle until it is ready (the guest is created
-/// meanwhile), comparison of everything with the plan, start of the guest.
+/// Order: sweep, state directory, images with networks and volumes, the bundle until it is ready, comparison of everything
+/// with the plan, start of the guest. The guest is created as soon as what it is on exists, beside the rest.
 pub async fn launch(
     plan: Plan,
     secrets: Secrets,
@@ -77,6 +77,7 @@ pub async fn launch(
         backend,
         options,
         teardown: Teardown::default(),
+        guest_end: Arc::default(),
         tasks: Mutex::default(),
     };
     let outcome = tokio::select! {
@@ -114,6 +115,7 @@ pub(crate) struct Site {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) options: LaunchOptions,
     pub(crate) teardown: Teardown,
+    pub(crate) guest_end: Arc<GuestEnd>,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -135,13 +137,9 @@ impl Site {
         }
         self.make_state()?;
         self.say("making networks and volumes");
-        // Joined, not raced: a creation that is dropped half-way could leave something that nobody knows of.
-        let (images, subnets, volumes) = tokio::join!(self.images(), self.networks(), self.volumes());
-        images?;
-        volumes?;
-        let subnets = subnets?;
+        let (subnets, guest) = self.ground().await?;
         let (bundle, guest) = if self.plan.lifecycle.bundle_first {
-            self.bundle_then_guest(secrets, &subnets).await?
+            self.bundle_beside_guest(secrets, &subnets, guest).await?
         } else {
             let guest = self.create_half(Role::Guest, &subnets).await?;
             self.start_half(Role::Guest, &guest).await?;
@@ -217,16 +215,46 @@ impl Site {
         state::make(&self.options.state_dir, &self.plan)
     }
 
-    async fn bundle_then_guest(
+    /// What the bundle is made on, all at once: the subnets of the networks. A guest that is on none of them is created
+    /// meanwhile.
+    async fn ground(&self) -> Result<(BTreeMap<String, String>, Option<Half>), LaunchFailure> {
+        let on_networks = matches!(self.plan.guest.network, NetworkMode::Networks(_));
+        let rest = async {
+            let (images, volumes) = tokio::join!(self.images(), self.volumes());
+            images?;
+            volumes?;
+            if on_networks || !self.plan.lifecycle.bundle_first {
+                return Ok(None);
+            }
+            self.create_half(Role::Guest, &BTreeMap::new()).await.map(Some)
+        };
+        // Joined, not raced: a creation that is dropped half-way could leave something that nobody knows of.
+        let (subnets, guest) = tokio::join!(self.networks(), rest);
+        let guest = guest?;
+        Ok((subnets?, guest))
+    }
+
+    /// Brings the bundle to its readiness; a guest that could not be created before is created meanwhile.
+    async fn bundle_beside_guest(
         &self,
         secrets: Secrets,
         subnets: &BTreeMap<String, String>,
+        guest: Option<Half>,
     ) -> Result<(RunningBundle, Half), LaunchFailure> {
-        let bundle = self.start_bundle(secrets, subnets).await?;
-        self.say("waiting for the bundle");
-        let (ready, guest) = tokio::join!(self.await_ready(&bundle), self.create_half(Role::Guest, subnets));
-        ready?;
-        Ok((bundle, guest?))
+        let bundle = async {
+            let bundle = self.start_bundle(secrets, subnets).await?;
+            self.say("waiting for the bundle");
+            self.await_ready(&bundle).await?;
+            Ok(bundle)
+        };
+        let guest = async {
+            match guest {
+                Some(guest) => Ok(guest),
+                None => self.create_half(Role::Guest, subnets).await,
+            }
+        };
+        let (bundle, guest) = tokio::join!(bundle, guest);
+        Ok((bundle?, guest?))
     }
 
     /// Reads back what the engine applied and refuses any difference from the plan.

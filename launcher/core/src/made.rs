@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bottle_backend::{Backend, BackendError, BackendErrorKind, Labels, Resource, ResourceKind, Role, Streams};
 use bottle_plan::{ContainerPlan, LABEL_SLUG};
+use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
 
 use crate::bottle::Exit;
@@ -50,11 +51,16 @@ impl Site {
         work: impl Future<Output = Result<(String, T), BackendError>> + Send + 'static,
     ) -> Result<(String, T), BackendError> {
         let (sender, made) = oneshot::channel::<Option<String>>();
-        self.teardown.push(
-            step,
-            name,
-            undo(self.backend.clone(), kind(step), name.to_owned(), labels, made),
-        );
+        let undo = undo(self.backend.clone(), kind(step), name.to_owned(), labels, made);
+        if step == StepKind::Guest {
+            let gone = self.guest_end.gone();
+            self.teardown.push(step, name, async move {
+                let _gone = gone;
+                undo.await
+            });
+        } else {
+            self.teardown.push(step, name, undo);
+        }
         let task = tokio::spawn(async move {
             let outcome = work.await;
             // The undo may be running no more (a launcher that is going down): then no one wants to know.
@@ -93,10 +99,9 @@ impl Site {
         Ok(())
     }
 
-    /// Makes the networks in order; their subnets by name.
+    /// Makes the networks, all at once; their subnets by name.
     pub(crate) async fn networks(&self) -> Result<BTreeMap<String, String>, LaunchFailure> {
-        let mut subnets = BTreeMap::new();
-        for network in &self.plan.networks {
+        let making = self.plan.networks.iter().map(async |network| {
             let labels = self.labels(&network.role);
             let (backend, plan, theirs) = (self.backend.clone(), network.clone(), labels.clone());
             let work = async move {
@@ -105,14 +110,15 @@ impl Site {
             };
             let made = self.make(StepKind::Network, &network.name, labels, work).await;
             let (_, subnet) = made.map_err(backend_failed(format!("making network {}", network.name)))?;
-            subnets.insert(network.name.clone(), subnet);
-        }
-        Ok(subnets)
+            Ok((network.name.clone(), subnet))
+        });
+        // Every answer is awaited, also after one failed: the first failure in the plan's order is told.
+        join_all(making).await.into_iter().collect()
     }
 
-    /// Makes the volumes.
+    /// Makes the volumes, all at once.
     pub(crate) async fn volumes(&self) -> Result<(), LaunchFailure> {
-        for volume in &self.plan.volumes {
+        let making = self.plan.volumes.iter().map(async |volume| {
             let labels = self.labels(&volume.role);
             let (backend, plan, theirs) = (self.backend.clone(), volume.clone(), labels.clone());
             let work = async move {
@@ -121,8 +127,9 @@ impl Site {
             };
             let made = self.make(StepKind::Volume, &volume.name, labels, work).await;
             made.map_err(backend_failed(format!("making volume {}", volume.name)))?;
-        }
-        Ok(())
+            Ok(())
+        });
+        join_all(making).await.into_iter().collect()
     }
 
     fn half(&self, role: Role) -> (&ContainerPlan, StepKind) {
@@ -179,6 +186,10 @@ impl Site {
 
     pub(crate) async fn start_half(&self, role: Role, half: &Half) -> Result<(), LaunchFailure> {
         let (_, step) = self.half(role);
+        if role == Role::Guest {
+            // Noted before the call: from here on it may run, whatever the answer.
+            self.guest_end.started(half.exit.clone());
+        }
         let outcome = self.backend.start(role, &half.id).await;
         outcome.map_err(backend_failed(format!("starting the {}", step.name())))
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bottle_backend::{Backend, BackendError, Resource, ResourceKind, Role};
 use bottle_plan::{LABEL_OWNER_PID, LABEL_RUN, LABEL_SLUG};
+use futures_util::StreamExt;
 
 use crate::owner::{LABEL_MADE, Owner, OwnerState};
 use crate::state;
@@ -13,6 +14,9 @@ use crate::state;
 /// Remains of an owner that cannot be looked up from here are taken for dead when none of their containers runs (a live
 /// launcher holds its bundle's lease) and they are older than this, which is longer than any launch takes.
 const FOREIGN_AGE: Duration = Duration::from_secs(600);
+
+/// How many things are removed at once: a killed run may leave hundreds, and the engine serves others too.
+const AT_ONCE: usize = 8;
 
 /// What to sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,10 +73,27 @@ pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepRep
         }
     }
     // Containers hold networks and volumes.
-    dead.sort_by_key(|resource| resource.kind != ResourceKind::Container);
+    let (containers, others): (Vec<Resource>, Vec<Resource>) = dead
+        .into_iter()
+        .partition(|resource| resource.kind == ResourceKind::Container);
+    let mut stuck = remove_all(backend, containers, &mut report).await;
+    stuck.extend(remove_all(backend, others, &mut report).await);
+    if let Some(state_dir) = &scope.state_dir {
+        sweep_state(&state_dir.join("bottles"), scope, &stuck, &mut report);
+    }
+    Ok(report)
+}
+
+/// Removes these, several at once; slugs of those that stay.
+async fn remove_all(backend: &dyn Backend, dead: Vec<Resource>, report: &mut SweepReport) -> BTreeSet<String> {
     let mut stuck = BTreeSet::new();
-    for resource in dead {
-        match backend.remove(&resource).await {
+    let removals = dead.into_iter().map(async |resource| {
+        let outcome = backend.remove(&resource).await;
+        (resource, outcome)
+    });
+    let mut removals = futures_util::stream::iter(removals).buffered(AT_ONCE);
+    while let Some((resource, outcome)) = removals.next().await {
+        match outcome {
             Ok(()) => report.removed.push(resource),
             Err(error) => {
                 stuck.extend(resource.labels.get(LABEL_SLUG).cloned());
@@ -80,10 +101,7 @@ pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepRep
             }
         }
     }
-    if let Some(state_dir) = &scope.state_dir {
-        sweep_state(&state_dir.join("bottles"), scope, &stuck, &mut report);
-    }
-    Ok(report)
+    stuck
 }
 
 /// Foreign owners none of whose containers runs and all of whose remains are old.

@@ -1,4 +1,5 @@
-//! What must be undone, last made first removed.
+//! What must be undone: the halves of a bottle, then what they are on, then the launcher's own notes. What does not depend
+//! on each other is undone at once.
 
 use std::fmt;
 use std::future::Future;
@@ -6,10 +7,12 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 /// How long one step of a teardown may take.
 pub const STEP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Kinds of steps of a launch that are undone, in the order in which a launch takes them.
+/// Kinds of steps of a launch that are undone, each after what it needs: they are undone the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StepKind {
     /// The launcher's directory of this bottle.
@@ -36,6 +39,15 @@ impl StepKind {
         Self::Lease,
         Self::Guest,
     ];
+
+    /// Steps of one stage are undone at once, higher stages first.
+    fn stage(self) -> u8 {
+        match self {
+            Self::StateDirectory => 0,
+            Self::Network | Self::Volume => 1,
+            Self::Bundle | Self::Lease | Self::Guest => 2,
+        }
+    }
 
     /// Its name in reports.
     pub fn name(self) -> &'static str {
@@ -67,6 +79,9 @@ impl fmt::Display for Step {
 
 type Undo = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
+/// Steps of one stage that must be undone one after another.
+type Chain = Vec<(Step, Undo)>;
+
 /// The stack of what must be undone.
 #[derive(Default)]
 pub(crate) struct Teardown {
@@ -94,30 +109,62 @@ impl Teardown {
 
     /// What would be undone, first undone first.
     pub(crate) fn names(&self) -> Vec<Step> {
-        self.locked().iter().rev().map(|(step, _)| step.clone()).collect()
+        let mut names: Vec<Step> = self.locked().iter().rev().map(|(step, _)| step.clone()).collect();
+        // Stable: of one kind, the last one stays first.
+        names.sort_by_key(|step| std::cmp::Reverse(step.kind));
+        names
     }
 
-    /// Undoes everything, last made first; goes on after errors.
+    /// Undoes everything, stage by stage; goes on after errors.
     pub(crate) async fn run(&self) -> TeardownReport {
         let mut report = TeardownReport::default();
-        loop {
-            let Some((step, undo)) = self.locked().pop() else {
-                return report;
-            };
-            tracing::debug!(%step, "undo");
-            let outcome = match tokio::time::timeout(STEP_LIMIT, undo).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("not done within {} s", STEP_LIMIT.as_secs())),
-            };
-            report.steps.push((step, outcome));
+        while let Some(chains) = self.take_stage() {
+            let outcomes = join_all(chains.into_iter().map(undo_in_turn)).await;
+            report.steps.extend(outcomes.into_iter().flatten());
         }
+        report
     }
+
+    /// The highest stage that has something to undo.
+    fn take_stage(&self) -> Option<Vec<Chain>> {
+        let mut steps = self.locked();
+        let stage = steps.iter().map(|(step, _)| step.kind.stage()).max()?;
+        let mut taken: Chain = steps.extract_if(.., |(step, _)| step.kind.stage() == stage).collect();
+        taken.reverse();
+        taken.sort_by_key(|(step, _)| std::cmp::Reverse(step.kind));
+        let mut chains: Vec<Chain> = Vec::new();
+        for step in taken {
+            // The bundle may have its last words before it is removed.
+            let follows = step.0.kind == StepKind::Bundle;
+            match chains.last_mut() {
+                Some(chain) if follows && chain.iter().any(|(before, _)| before.kind == StepKind::Lease) => {
+                    chain.push(step);
+                }
+                _ => chains.push(vec![step]),
+            }
+        }
+        Some(chains)
+    }
+}
+
+async fn undo_in_turn(chain: Chain) -> Vec<(Step, Result<(), String>)> {
+    let mut outcomes = Vec::with_capacity(chain.len());
+    for (step, undo) in chain {
+        tracing::debug!(%step, "undo");
+        let outcome = match tokio::time::timeout(STEP_LIMIT, undo).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("not done within {} s", STEP_LIMIT.as_secs())),
+        };
+        outcomes.push((step, outcome));
+    }
+    outcomes
 }
 
 /// What a teardown did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TeardownReport {
-    /// Every step in the order in which it was undone, with the problem if it had one.
+    /// Every step in the order in which it was begun to be undone (a step of the bundle after the one before it), with the
+    /// problem if it had one.
     pub steps: Vec<(Step, Result<(), String>)>,
 }
 
@@ -140,7 +187,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn undoes_in_reverse_and_goes_on_after_errors() {
+    async fn undoes_by_stages_and_goes_on_after_errors() {
         let teardown = Teardown::default();
         teardown.push(StepKind::Network, "a", async { Ok(()) });
         teardown.push(StepKind::Volume, "b", async { Err("stuck".to_owned()) });
@@ -158,6 +205,46 @@ mod tests {
             Some(("volume b".to_owned(), "stuck"))
         );
         assert!(teardown.run().await.steps.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_independent_is_undone_at_once_and_what_is_needed_stays() {
+        let teardown = Teardown::default();
+        let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+        // The order in which a launch happens to note them is not the order of their needs.
+        for (kind, seconds) in [
+            (StepKind::StateDirectory, 0),
+            (StepKind::Guest, 3),
+            (StepKind::Network, 2),
+            (StepKind::Volume, 1),
+            (StepKind::Network, 2),
+            (StepKind::Bundle, 1),
+            (StepKind::Lease, 1),
+        ] {
+            let sender = sender.clone();
+            teardown.push(kind, "x", async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                sender.send(kind).map_err(|error| error.to_string())
+            });
+        }
+        let begun = tokio::time::Instant::now();
+        let names: Vec<StepKind> = teardown.names().iter().map(|step| step.kind).collect();
+        let report = teardown.run().await;
+        assert!(report.is_clean());
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        drop(sender);
+        let mut undone = Vec::new();
+        while let Some(kind) = order.recv().await {
+            undone.push(kind);
+        }
+        use StepKind::{Bundle, Guest, Lease, Network, StateDirectory, Volume};
+        assert_eq!(undone, [Lease, Bundle, Guest, Volume, Network, Network, StateDirectory]);
+        let reported: Vec<StepKind> = report.steps.iter().map(|(step, _)| step.kind).collect();
+        assert_eq!(
+            reported,
+            [Guest, Lease, Bundle, Volume, Network, Network, StateDirectory]
+        );
+        assert_eq!(names, reported);
     }
 
     #[tokio::test(start_paused = true)]

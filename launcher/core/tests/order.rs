@@ -18,6 +18,13 @@ fn plan() -> Plan {
     routed_of("image:tag", "true")
 }
 
+/// A bottle whose guest is on no network, so that it is created early.
+fn sealed_plan() -> Plan {
+    let mut plan = plan();
+    plan.guest.network = bottle_plan::NetworkMode::None;
+    plan
+}
+
 async fn try_launch(fake: &Fake, plan: Plan, state: &std::path::Path) -> Result<Bottle, LaunchError> {
     let mut options = LaunchOptions::new("run", state);
     options.guest_stdio = true;
@@ -34,9 +41,9 @@ fn nothing_in(state: &tempfile::TempDir) -> bool {
 }
 
 /// How many calls a launch makes when nothing fails.
-async fn calls_of_a_launch() -> usize {
+async fn calls_of_a_launch(plan: Plan) -> usize {
     let (fake, state) = (Fake::new(BackendKind::Docker), state());
-    let bottle = try_launch(&fake, plan(), state.path()).await.unwrap();
+    let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
     let calls = fake.calls().len();
     assert!(bottle.close().await.is_clean());
     calls
@@ -50,12 +57,12 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Whichever call fails, and whether or not the engine did what was asked, nothing remains, and what was made is undone
-/// last made first.
-fn check_failing_at(call: usize, failure: Failure) {
+/// before what it was made on.
+fn check_failing_at(plan: Plan, call: usize, failure: Failure) {
     runtime().block_on(async {
         let (fake, state) = (Fake::new(BackendKind::Docker), state());
         fake.fail_at(call, failure);
-        let launched = try_launch(&fake, plan(), state.path()).await;
+        let launched = try_launch(&fake, plan, state.path()).await;
         let undone = match launched {
             Err(error) => {
                 assert!(matches!(error.failure, LaunchFailure::Backend { .. }), "{error}");
@@ -83,18 +90,65 @@ fn check_failing_at(call: usize, failure: Failure) {
         let removed = order("remove ");
         assert!(removed.iter().all(|name| made.contains(name)));
         made.retain(|name| removed.contains(name));
-        assert_eq!(removed, made, "call {call}, {failure:?}: {calls:?}");
+        assert_eq!(made.len(), removed.len(), "each once: {calls:?}");
+        let containers = |name: &String| name.ends_with("-guest") || name.ends_with("-bundle");
+        assert!(
+            removed.is_sorted_by_key(|name| !containers(name)),
+            "call {call}, {failure:?}: {calls:?}"
+        );
     });
 }
 
 #[test]
 fn every_failing_call_leaves_nothing() {
-    let calls = runtime().block_on(calls_of_a_launch());
-    assert!(calls > 15, "{calls}");
-    for call in 0..calls {
-        check_failing_at(call, Failure::Refused);
-        check_failing_at(call, Failure::AnswerLost);
+    for plan in [plan, sealed_plan] {
+        let calls = runtime().block_on(calls_of_a_launch(plan()));
+        assert!(calls > 15, "{calls}");
+        for call in 0..calls {
+            check_failing_at(plan(), call, Failure::Refused);
+            check_failing_at(plan(), call, Failure::AnswerLost);
+        }
     }
+}
+
+/// The guest ends before its bundle's lease does, and networks and volumes go last.
+#[tokio::test]
+async fn a_bottle_is_undone_guest_first() {
+    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let plan = plan();
+    let mut made = vec![plan.guest.name.clone(), plan.bundle.name.clone()];
+    made.extend(plan.volumes.iter().map(|volume| volume.name.clone()));
+    made.extend(plan.networks.iter().rev().map(|network| network.name.clone()));
+    let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
+    assert!(bottle.close().await.is_clean());
+    let calls = fake.calls();
+    let removed: Vec<&str> = calls.iter().filter_map(|call| call.strip_prefix("remove ")).collect();
+    assert_eq!(removed, made);
+}
+
+/// A sealed guest needs no network: it is created while the bundle's is made, and started after the bundle is ready.
+#[tokio::test]
+async fn a_sealed_guest_does_not_wait_for_the_bundles_network() {
+    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let plan = sealed_plan();
+    let (guest, bundle) = (plan.guest.name.clone(), plan.bundle.name.clone());
+    let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
+    let calls = fake.calls();
+    let at = |wanted: &str| calls.iter().position(|call| call == wanted).unwrap();
+    assert!(
+        at(&format!("create {guest}")) < at(&format!("create {bundle}")),
+        "{calls:?}"
+    );
+    let starts: Vec<&String> = calls.iter().filter(|call| call.starts_with("start ")).collect();
+    assert_eq!(
+        starts,
+        [
+            &format!("start {}", bottle.id(Role::Bundle)),
+            &format!("start {}", bottle.id(Role::Guest))
+        ]
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(fake.resources(), []);
 }
 
 proptest! {
@@ -102,13 +156,14 @@ proptest! {
 
     /// Cancelled at any moment, a launch leaves nothing either.
     #[test]
-    fn a_launch_cancelled_anywhere_leaves_nothing(turns in 0_usize..120) {
+    fn a_launch_cancelled_anywhere_leaves_nothing(turns in 0_usize..120, sealed in any::<bool>()) {
         runtime().block_on(async {
             let (fake, state) = (Fake::new(BackendKind::Docker), state());
+            let plan = if sealed { sealed_plan() } else { plan() };
             let (stop, cancel) = tokio::sync::watch::channel(false);
             let mut options = LaunchOptions::new("run", state.path());
             options.cancel = Some(cancel);
-            let launching = tokio::spawn(launch(plan(), secrets(), Arc::new(fake.clone()), options));
+            let launching = tokio::spawn(launch(plan, secrets(), Arc::new(fake.clone()), options));
             for _ in 0..turns {
                 tokio::task::yield_now().await;
             }
