@@ -1,5 +1,5 @@
-//! A cold launch of a bottle to its guest's first instruction, against the same objects made by plain engine calls one
-//! after another.
+//! A cold launch of a bottle to its guest's first instruction, and its end to the last object's removal, against the same
+//! objects made and removed by plain engine calls one after another.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,9 @@ use bottle_launch::{LaunchOptions, Secrets, labels, launch};
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, parse, prepare};
 use bottle_policy::Tokens;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing_subscriber::EnvFilter;
 
+/// Rounds of each topology; the two sides take turns.
 const ROUNDS: usize = 12;
 
 /// The shell of the guest: what Debian's `busybox-static` installs.
@@ -31,6 +33,11 @@ bottles:
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // `RUST_LOG=bottle_docker=debug` shows every call of the engine; without it nothing is formatted.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let parts =
         std::env::var_os("BOTTLE_PARTS_DIR").context("run this by `cargo xtask bench`, which builds the parts")?;
     let parts = PathBuf::from(parts);
@@ -43,18 +50,22 @@ async fn main() -> anyhow::Result<()> {
             backend.load_image(&image.reference, image.archive.clone()).await?;
         }
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut ends) = (Vec::new(), Vec::new());
     for topology in [Topology::Sealed, Topology::Routed] {
         let (mut plain, mut launched, mut ready) = (Samples::default(), Samples::default(), Samples::default());
+        let (mut plain_end, mut closed) = (Samples::default(), Samples::default());
         for round in 0..ROUNDS {
-            plain.push(by_hand(&backend, &plan(&backend, topology, round * 2, &bundle, &guest).await?).await?);
-            let (took, after) = by_launch(
+            let (took, end) = by_hand(&backend, &plan(&backend, topology, round * 2, &bundle, &guest).await?).await?;
+            plain.push(took);
+            plain_end.push(end);
+            let figures = by_launch(
                 &backend,
                 plan(&backend, topology, round * 2 + 1, &bundle, &guest).await?,
             )
             .await?;
-            launched.push(took);
-            ready.push(after);
+            launched.push(figures.first_instruction);
+            ready.push(figures.ready);
+            closed.push(figures.close);
         }
         let (a, b) = (plain.median(), launched.median());
         rows.push(vec![
@@ -64,6 +75,14 @@ async fn main() -> anyhow::Result<()> {
             format!("{:.2} x", b.as_secs_f64() / a.as_secs_f64()),
             milliseconds(launched.quantile(0.9)),
             milliseconds(ready.median()),
+        ]);
+        let (a, b) = (plain_end.median(), closed.median());
+        ends.push(vec![
+            format!("{topology:?}").to_lowercase(),
+            milliseconds(a),
+            milliseconds(b),
+            format!("{:.2} x", b.as_secs_f64() / a.as_secs_f64()),
+            milliseconds(closed.quantile(0.9)),
         ]);
     }
     print(
@@ -77,6 +96,17 @@ async fn main() -> anyhow::Result<()> {
             "bundle ready, p50",
         ],
         &rows,
+    );
+    print(
+        "end of a bottle until nothing of it is left",
+        &[
+            "topology",
+            "plain engine calls, p50",
+            "bottle, p50",
+            "ratio",
+            "bottle, p90",
+        ],
+        &ends,
     );
     Ok(())
 }
@@ -127,8 +157,18 @@ async fn plan(
     Ok(prepare(&manifest, "bench", &facts, &options)?)
 }
 
-/// Launches a bottle; time to the guest's first output, and the bundle's own time to be ready.
-async fn by_launch(backend: &Arc<dyn Backend>, plan: Plan) -> anyhow::Result<(Duration, Duration)> {
+/// What one launch took.
+struct Figures {
+    /// To the guest's first output.
+    first_instruction: Duration,
+    /// The bundle's own time to be ready.
+    ready: Duration,
+    /// To the removal of everything.
+    close: Duration,
+}
+
+/// Launches a bottle and ends it.
+async fn by_launch(backend: &Arc<dyn Backend>, plan: Plan) -> anyhow::Result<Figures> {
     let state = tempfile::tempdir()?;
     let mut options = LaunchOptions::new("bench", state.path());
     options.guest_stdio = true;
@@ -137,20 +177,26 @@ async fn by_launch(backend: &Arc<dyn Backend>, plan: Plan) -> anyhow::Result<(Du
     let mut streams = bottle.guest_streams().context("expected the guest's streams")?;
     let mut first = [0u8; 5];
     streams.stdout.read_exact(&mut first).await?;
-    let took = begun.elapsed();
+    let first_instruction = begun.elapsed();
     ensure!(&first == b"first", "expected the guest's first line, got {first:?}");
     let ready = Duration::from_millis(bottle.ready_after_ms());
+    let begun = Instant::now();
     let report = bottle.close().await;
+    let close = begun.elapsed();
     ensure!(
         report.is_clean(),
         "teardown left something: {:?}",
         report.errors().collect::<Vec<_>>()
     );
-    Ok((took, ready))
+    Ok(Figures {
+        first_instruction,
+        ready,
+        close,
+    })
 }
 
-/// Makes the objects of a plan one after another; time to the guest's first output.
-async fn by_hand(backend: &Arc<dyn Backend>, plan: &Plan) -> anyhow::Result<Duration> {
+/// Makes and removes the objects of a plan one after another; time to the guest's first output, and of the removal.
+async fn by_hand(backend: &Arc<dyn Backend>, plan: &Plan) -> anyhow::Result<(Duration, Duration)> {
     let labels = labels(&plan.slug, "bench", "bench");
     let begun = Instant::now();
     let mut subnets = BTreeMap::new();
@@ -184,6 +230,7 @@ async fn by_hand(backend: &Arc<dyn Backend>, plan: &Plan) -> anyhow::Result<Dura
     let mut first = [0u8; 5];
     guest_streams.stdout.read_exact(&mut first).await?;
     let took = begun.elapsed();
+    let begun = Instant::now();
     for (kind, name, id) in [
         (ResourceKind::Container, &plan.guest.name, guest),
         (ResourceKind::Container, &plan.bundle.name, bundle),
@@ -196,7 +243,7 @@ async fn by_hand(backend: &Arc<dyn Backend>, plan: &Plan) -> anyhow::Result<Dura
     for volume in &plan.volumes {
         remove(backend, ResourceKind::Volume, &volume.name, volume.name.clone()).await?;
     }
-    Ok(took)
+    Ok((took, begun.elapsed()))
 }
 
 async fn remove(backend: &Arc<dyn Backend>, kind: ResourceKind, name: &str, id: String) -> anyhow::Result<()> {
