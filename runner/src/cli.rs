@@ -10,8 +10,8 @@ use probe_spec::{Leak, Priority};
 ///
 /// A probe agent inside a real bottle tries to get out, witnesses outside see whether it did.
 ///
-/// Exit codes: 0 held, 1 breached, 2 inconclusive, 3 the suite or the engine failed, 4 nothing ran, 64 usage, 69 no engine,
-/// 130 interrupted.
+/// Exit codes: 0 held, 1 breached, 2 inconclusive, 3 the suite or the engine failed, 4 nothing ran,
+/// 5 an expired waiver, 64 usage, 69 no engine, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "bottle-conform", version)]
 pub struct Cli {
@@ -104,6 +104,10 @@ pub struct RunArgs {
     /// Where junit.xml, report.json and evidence.jsonl are written.
     #[arg(long, value_name = "DIR", default_value = "target/conform")]
     pub out: PathBuf,
+    /// Waivers: a YAML or JSON list of {probe, case, backend, topology, owner, reason, expires}, the first four globs.
+    /// Default: `waivers.yaml` in the working directory, when there is one.
+    #[arg(long, value_name = "FILE")]
+    pub waivers: Option<PathBuf>,
     /// Prints the report as JSON instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -121,6 +125,9 @@ pub struct SelfTestArgs {
     /// Only these known-leaky bottles.
     #[arg(long, value_name = "K-NAME", value_delimiter = ',', value_parser = leak)]
     pub leak: Vec<Leak>,
+    /// Attacks only what no earlier self-test of this suite on this engine turned red; nothing when all is proven.
+    #[arg(long)]
+    pub if_stale: bool,
     /// Where self-test.json is written, besides the cache that `run` reads.
     #[arg(long, value_name = "DIR", default_value = "target/conform")]
     pub out: PathBuf,

@@ -10,3 +10,9 @@ pub fn now() -> String {
     // A year of more than four digits is the only failure.
     whole.format(&Rfc3339).unwrap_or_default()
 }
+
+/// Today in UTC, as `YYYY-MM-DD`.
+pub fn today() -> String {
+    let today = OffsetDateTime::now_utc().date();
+    format!("{:04}-{:02}-{:02}", today.year(), u8::from(today.month()), today.day())
+}

@@ -10,6 +10,7 @@ pub fn of(standing: Standing) -> ExitCode {
         Standing::Breached => ExitCode::Breached,
         Standing::Inconclusive => ExitCode::Inconclusive,
         Standing::Error => ExitCode::HarnessError,
+        Standing::ExpiredWaiver => ExitCode::ExpiredWaiver,
         Standing::NothingRan => ExitCode::NothingRan,
         Standing::Interrupted => ExitCode::Interrupted,
     }
@@ -26,6 +27,7 @@ mod tests {
     #[case(Standing::Inconclusive, 2)]
     #[case(Standing::Error, 3)]
     #[case(Standing::NothingRan, 4)]
+    #[case(Standing::ExpiredWaiver, 5)]
     #[case(Standing::Interrupted, 130)]
     fn numbers_of_record(#[case] standing: Standing, #[case] code: u8) {
         assert_eq!(of(standing).code(), code);

@@ -34,6 +34,7 @@ mod session;
 mod sightings;
 mod template;
 mod trust;
+mod waivers;
 
 use clap::Parser;
 use probe_spec::{Action, ExitCode, How, RunnerCase};

@@ -66,6 +66,12 @@ impl SelfTest {
         self.at = crate::clock::now();
     }
 
+    /// Whether it turned this cell (with its leak) red.
+    pub fn is_red(&self, cell: &Cell) -> bool {
+        let mut results = self.results.iter();
+        results.any(|result| result.cell == *cell && result.verdict == Verdict::Breached)
+    }
+
     /// Reads the cached one of this engine and suite; `None` when there is none that can be read.
     pub fn load(engine: &str, digest: &str) -> Option<Self> {
         let text = std::fs::read(cache_file(engine, digest)).ok()?;
@@ -241,6 +247,8 @@ mod tests {
         );
         self_test.merge(results(&cell, &controls, Verdict::Breached));
         assert_eq!(self_test.results.len(), controls.len());
+        assert!(self_test.results.iter().all(|result| self_test.is_red(&result.cell)));
+        assert!(!self_test.is_red(&cell), "a cell without a leak is no proof");
         assert_eq!(Trust::of(self_test).objection(&cell), None);
     }
 }

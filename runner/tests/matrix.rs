@@ -110,7 +110,12 @@ fn shared(run: &str, filter: &Filter) -> Verdicts {
 
 fn run_into(directory: &Path, filter: &Filter) -> Verdicts {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let outcome = runtime.block_on(bottle_conform::run_matrix(filter, directory, Some(PROGRAM.into())));
+    let outcome = runtime.block_on(bottle_conform::run_matrix(
+        filter,
+        directory,
+        None,
+        Some(PROGRAM.into()),
+    ));
     outcome.map_err(|error| error.to_string())?;
     read(directory)
 }

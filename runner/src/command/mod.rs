@@ -29,6 +29,9 @@ pub enum CommandError {
     /// A probe or pattern that there is not.
     #[error(transparent)]
     Selection(#[from] SelectionError),
+    /// The waivers cannot be used.
+    #[error(transparent)]
+    Waivers(#[from] crate::waivers::WaiversError),
     /// The suite could not go on.
     #[error(transparent)]
     Suite(#[from] SuiteError),
@@ -74,7 +77,7 @@ impl CommandError {
     /// The exit status that it makes.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Selection(_) | Self::Unreadable { .. } | Self::Evidence { .. } => ExitCode::Usage,
+            Self::Selection(_) | Self::Waivers(_) | Self::Unreadable { .. } | Self::Evidence { .. } => ExitCode::Usage,
             Self::NoEngine(_) | Self::Suite(SuiteError::Parts(_)) => ExitCode::NoBackend,
             Self::Suite(SuiteError::Interrupted) => ExitCode::Interrupted,
             Self::Suite(_) | Self::Write { .. } | Self::Json(_) | Self::Junit(_) | Self::Render(_) => {

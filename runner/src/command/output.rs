@@ -9,6 +9,7 @@ use probe_spec::ExitCode;
 use tokio::sync::mpsc;
 
 use super::CommandError;
+use crate::waivers::Waivers;
 
 /// Takes events as they come. Evidence is on disk before the next event is taken.
 pub struct Collector {
@@ -16,11 +17,12 @@ pub struct Collector {
     evidence: EvidenceWriter<File>,
     path: PathBuf,
     bar: ProgressBar,
+    waivers: Waivers,
 }
 
 impl Collector {
     /// Makes the output directory and opens the evidence file in it, emptied.
-    pub fn open(out: &Path, bar: ProgressBar) -> Result<Self, CommandError> {
+    pub fn open(out: &Path, bar: ProgressBar, waivers: Waivers) -> Result<Self, CommandError> {
         let path = out.join("evidence.jsonl");
         let failed = |source| CommandError::Write {
             path: path.clone(),
@@ -33,12 +35,14 @@ impl Collector {
             evidence: EvidenceWriter::new(file),
             path,
             bar,
+            waivers,
         })
     }
 
-    /// Takes one event.
-    pub fn take(&mut self, event: Event) -> Result<(), CommandError> {
-        if let Event::CaseJudged(case) = &event {
+    /// Takes one event. A verdict is told as the waivers leave it; the evidence file keeps what was seen.
+    pub fn take(&mut self, mut event: Event) -> Result<(), CommandError> {
+        if let Event::CaseJudged(case) = &mut event {
+            self.waivers.apply(case);
             self.bar.inc(1);
             self.bar.set_message(format!("{} {}", case.cell.probe, case.cell.case));
             if let Some(evidence) = &case.evidence {

@@ -23,6 +23,7 @@ use crate::selection::{CaseCell, select};
 use crate::session::{Events, Session};
 use crate::sightings::fresh_nonce;
 use crate::trust::Trust;
+use crate::waivers::Waivers;
 
 /// What a run came to.
 pub struct RunOutcome {
@@ -34,7 +35,7 @@ pub struct RunOutcome {
 
 /// Runs the matrix, prints the report and writes its files.
 pub async fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
-    let outcome = run_matrix(&args.filter, &args.out, None).await?;
+    let outcome = run_matrix(&args.filter, &args.out, args.waivers.as_deref(), None).await?;
     print_report(&outcome.report, outcome.code, args.json, args.verbose)?;
     Ok(outcome.code)
 }
@@ -114,14 +115,25 @@ impl Ground {
 }
 
 /// Runs the matrix and writes its files into `out`.
+/// `waivers` is a file of waivers; `None`: `waivers.yaml` in the working directory, when there is one.
 /// `program` is started by the cases that kill a launcher; `None`: this very program.
-pub async fn run_matrix(filter: &Filter, out: &Path, program: Option<PathBuf>) -> Result<RunOutcome, CommandError> {
+pub async fn run_matrix(
+    filter: &Filter,
+    out: &Path,
+    waivers: Option<&Path>,
+    program: Option<PathBuf>,
+) -> Result<RunOutcome, CommandError> {
     let cells = select(filter)?;
+    let waivers = Waivers::find(waivers)?;
+    let expired = waivers.expired(cells.iter().map(|cell| &cell.cell));
     let mut ground = Ground::find().await?;
     ground.program = program;
     let stop = interrupt::watch(ground.run.clone());
-    let mut collector = Collector::open(out, progress::bar(cells.len(), "conform"))?;
+    let mut collector = Collector::open(out, progress::bar(cells.len(), "conform"), waivers)?;
     collector.take(ground.started(cells.iter().map(|cell| (cell.cell.clone(), cell.case.probe))))?;
+    for text in expired {
+        collector.take(Event::WaiverExpired { text })?;
+    }
     let (events, mut received) = mpsc::unbounded_channel();
     let trust = Arc::new(Trust::load(&ground.engine, &ground.digest));
     let attack = attack(&ground, stop, cells, trust, events);

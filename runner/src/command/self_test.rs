@@ -1,11 +1,10 @@
 //! `self-test`: the kill matrix.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use bottle_plan::Topology;
-use bottle_reports::{Event, Report};
+use bottle_reports::{Event, Report, to_kill_matrix};
 use probe_spec::{Cell, ExitCode, Leak, Verdict};
 use tokio::sync::mpsc;
 
@@ -19,6 +18,7 @@ use crate::progress;
 use crate::selection::{CaseCell, leaks_of, select};
 use crate::session::Session;
 use crate::trust::{SelfTest, SelfTestResult};
+use crate::waivers::Waivers;
 
 /// Known-leaky bottles that are attacked at a time.
 const AT_A_TIME: usize = 2;
@@ -36,8 +36,20 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
         .into_iter()
         .filter(|cell| cell.not_applicable.is_none())
         .collect();
-    let groups = groups(&cells, &args.leak);
+    let mut groups = groups(&cells, &args.leak);
     let ground = Ground::find().await?;
+    if args.if_stale && !groups.is_empty() {
+        let cached = SelfTest::load(&ground.engine, &ground.digest);
+        let all = keep_unproven(&mut groups, cached.as_ref());
+        let rest: usize = groups.iter().map(|group| group.cells.len()).sum();
+        match cached {
+            Some(cached) if groups.is_empty() => return fresh(args, &ground, &cached, all),
+            _ => eprintln!(
+                "self-test: {rest} of {all} cases are not proven on {} yet",
+                ground.engine
+            ),
+        }
+    }
     let stop = interrupt::watch(ground.run.clone());
     let expected: Vec<(Cell, &'static probe_spec::Probe)> = groups
         .iter()
@@ -49,7 +61,7 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
         })
         .collect();
     let out = args.out.join("self-test");
-    let mut collector = Collector::open(&out, progress::bar(expected.len(), "self-test"))?;
+    let mut collector = Collector::open(&out, progress::bar(expected.len(), "self-test"), Waivers::none())?;
     collector.take(ground.started(expected))?;
     let (events, mut received) = mpsc::unbounded_channel();
     let attack = in_lab(&ground, stop, events, None, async |session: &Session| {
@@ -76,9 +88,38 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
     } else {
         let _ = std::io::stdout()
             .lock()
-            .write_all(matrix(&report, args.verbose).as_bytes());
+            .write_all(to_kill_matrix(&report, args.verbose).as_bytes());
     }
     Ok(code)
+}
+
+/// Leaves only the cells that no earlier self-test turned red; how many there were.
+fn keep_unproven(groups: &mut Vec<Group>, cached: Option<&SelfTest>) -> usize {
+    let all = groups.iter().map(|group| group.cells.len()).sum();
+    if let Some(cached) = cached {
+        for group in groups.iter_mut() {
+            group
+                .cells
+                .retain(|cell| !cached.is_red(&leaky(&cell.cell, group.leak)));
+        }
+    }
+    groups.retain(|group| !group.cells.is_empty());
+    all
+}
+
+/// Nothing is to be done: says so, and leaves self-test.json where a run of it would.
+fn fresh(args: &SelfTestArgs, ground: &Ground, cached: &SelfTest, all: usize) -> Result<ExitCode, CommandError> {
+    cached.write(&args.out.join("self-test.json"))?;
+    if args.json {
+        print_json(cached)?;
+    } else {
+        let text = format!(
+            "self-test: nothing to do, all {all} cases turned red before on {} (last added to {})\n",
+            ground.engine, cached.at
+        );
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    }
+    Ok(ExitCode::Held)
 }
 
 fn leaky(cell: &Cell, leak: Leak) -> Cell {
@@ -161,43 +202,4 @@ fn code(report: &Report, interrupted: bool) -> ExitCode {
     } else {
         ExitCode::HarnessError
     }
-}
-
-/// Probe by leak: how many cases turned red of how many.
-fn matrix(report: &Report, verbose: bool) -> String {
-    let mut rows: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
-    let mut survivors = String::new();
-    for cell in report.cells() {
-        let leak = cell.cell.leak.map(|leak| leak.to_string()).unwrap_or_default();
-        let row = rows
-            .entry((cell.cell.probe.clone(), format!("{leak} {}", cell.cell.topology)))
-            .or_default();
-        row.1 += 1;
-        let is_red = cell.judgement.verdict == Verdict::Breached;
-        row.0 += usize::from(is_red);
-        if !is_red || verbose {
-            survivors.push_str(&format!(
-                "{} {}::{}::{} {leak}\n  {}\n",
-                if is_red { "red" } else { "SURVIVES" },
-                cell.cell.probe,
-                cell.cell.case,
-                cell.cell.topology,
-                bottle_reports::one_line(&cell.judgement.reason)
-            ));
-        }
-    }
-    let mut text = String::new();
-    let (mut red, mut all) = (0, 0);
-    for ((probe, leak), (killed, cases)) in &rows {
-        text.push_str(&format!("{probe}  {leak:<24} {killed:>3}/{cases} red\n"));
-        red += killed;
-        all += cases;
-    }
-    for problem in report.problems() {
-        survivors.push_str(&format!("defect: {}\n", bottle_reports::one_line(&problem.to_string())));
-    }
-    for note in report.notes() {
-        survivors.push_str(&format!("note: {}\n", bottle_reports::one_line(note)));
-    }
-    format!("{text}\n{survivors}{red} of {all} cases turned red\n")
 }
