@@ -36,6 +36,8 @@ mod template;
 mod trust;
 mod waivers;
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use probe_spec::{Action, ExitCode, How, RunnerCase};
 
@@ -109,6 +111,7 @@ fn log(verbose: bool) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
 
