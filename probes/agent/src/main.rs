@@ -48,8 +48,8 @@ const USAGE: &str = "usage: bottle-probe COMMAND
   listen --ports PORT[,PORT..] [--addresses ADDRESS[,ADDRESS..]]
                               print a JSON line for every nonce that arrives
   hammer [FILE]               repeat the cases in BOTTLE_HAMMER (base64 of JSON) or in FILE until TERM
-  leak-fd DIRECTORY -- COMMAND [ARGUMENT..]
-                              run a command with a directory left open
+  leak-fd [--stay] DIRECTORY -- COMMAND [ARGUMENT..]
+                              become (--stay: run) a command with a directory left open
   setuid-helper               print identity and capabilities";
 
 fn main() -> ExitCode {

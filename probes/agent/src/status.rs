@@ -28,9 +28,13 @@ pub fn parent(process: u32) -> Option<u32> {
     field(&read(&process.to_string()).ok()?, "PPid")?.parse().ok()
 }
 
-/// The guest's main command: the child of process 1 that is not the agent's own ancestor; process 1 itself where it has none
-/// (it is the command then). An agent that an exec started may be a child of process 1 for `/proc`, if its own parent is
-/// outside of the guest: then its parent is 0 and it is no child.
+/// Name of the guest's own init, which runs the main command.
+const INIT: &str = "bottle-guest";
+
+/// The guest's main command: the child of process 1 that is not the agent's own ancestor; where that is the guest's init (a
+/// backend may have one of its own above it), the child of that; process 1 itself where it has none (it is the command then).
+/// An agent that an exec started may be a child of process 1 for `/proc`, if its own parent is outside of the guest: then its
+/// parent is 0 and it is no child.
 pub fn main_command() -> u32 {
     let own = std::process::id();
     let mut ancestors = vec![own];
@@ -41,12 +45,17 @@ pub fn main_command() -> u32 {
     {
         ancestors.push(above);
     }
-    let mut children: Vec<u32> = processes()
-        .into_iter()
-        .filter(|process| parent(*process) == Some(1) && !ancestors.contains(process))
-        .collect();
-    children.sort_unstable();
-    children.first().copied().unwrap_or(1)
+    let first_child = |of: u32| {
+        processes()
+            .into_iter()
+            .filter(|process| parent(*process) == Some(of) && !ancestors.contains(process))
+            .min()
+    };
+    let Some(child) = first_child(1) else {
+        return 1;
+    };
+    let is_init = read(&child.to_string()).is_ok_and(|status| field(&status, "Name") == Some(INIT));
+    first_child(child).filter(|_| is_init).unwrap_or(child)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub async fn perform(
             heir.inner_address(Role::Guest)
         ));
     }
-    let action = attack(check, nonce, &heir, &former);
+    let action = attack(check, nonce, &former);
     observed.take(attempt_in(target, &heir.bottle.guest().id, nonce, action).await);
     observed.trace.extend(heir.close(lab).await);
     if !is_gone {
@@ -108,12 +108,13 @@ fn peer_request(nonce: &Nonce) -> Action {
     }
 }
 
-fn attack(check: ReuseCheck, nonce: &Nonce, heir: &Fixture, former: &Fixture) -> Action {
+fn attack(check: ReuseCheck, nonce: &Nonce, former: &Fixture) -> Action {
     match check {
         // The policy allows the former's host, and the token shows there, only when either outlives its owner.
         ReuseCheck::Policy | ReuseCheck::Token => peer_request(nonce),
         ReuseCheck::Listener => {
-            let to = heir
+            // The heir's own, unless the former still has it.
+            let to = former
                 .inner_address(Role::Guest)
                 .unwrap_or_else(|| "127.0.0.1".to_owned());
             let to = format!("{to}:{}", world::PEER_PORT);
