@@ -147,7 +147,7 @@ impl Trust {
 
     /// Why this cell must not be called held; `None` when every known-leaky bottle that its case names turned it red.
     pub fn objection(&self, cell: &Cell) -> Option<String> {
-        let refresh = "run `bottle-conform self-test`";
+        let refresh = "run `bottle-conform self-test --if-stale`";
         let Some(self_test) = &self.self_test else {
             return Some(format!(
                 "nothing was seen, but there is no self-test of this suite on {} (or it is older than the suite): {refresh}.",

@@ -121,3 +121,62 @@ fn judge_refuses_a_file_that_is_no_evidence() {
     assert_eq!(code(&output), Some(64));
     assert!(text(&output.stderr).contains("line 1"), "{}", text(&output.stderr));
 }
+
+/// A sample of the catalogue: when a probe of it changes, these show how it reads.
+#[rstest]
+#[case::host_loopback("explain-lb-01", &["explain", "LB-01"])]
+#[case::promised_refusals("explain-px-01", &["explain", "PX-01"])]
+#[case::probes("list-probes", &["list", "LB-01", "TX-12"])]
+#[case::cells("list-cells", &["list", "LB-01", "--topology", "sealed", "--verbose"])]
+fn samples(#[case] name: &str, #[case] args: &[&str]) {
+    let output = conform(args);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    insta::assert_snapshot!(name, text(&output.stdout));
+}
+
+#[test]
+fn every_probe_is_explained_whole() {
+    let probes: Vec<serde_json::Value> = serde_json::from_slice(&conform(&["list", "--json"]).stdout).unwrap();
+    let mut ids: Vec<&str> = probes.iter().map(|cell| cell["id"].as_str().unwrap()).collect();
+    ids.dedup();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        let output = conform(&["explain", id, "--json"]);
+        let explained: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for field in ["title", "requirement", "why", "source", "does", "on_breach"] {
+            assert!(!explained[field].as_str().unwrap().is_empty(), "{id} has no {field}");
+        }
+        let known: Vec<&str> = explained["leaks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|leak| leak["name"].as_str().unwrap())
+            .collect();
+        for case in explained["cases"].as_array().unwrap() {
+            for leak in case["controls"].as_array().unwrap() {
+                assert!(known.contains(&leak.as_str().unwrap()), "{id}: {leak} is explained");
+            }
+        }
+    }
+}
+
+#[rstest]
+#[case::unknown_key("- probe: LB-01\n  owners: a\n", "given.yaml:2:3: expected a list of waivers")]
+#[case::no_day(
+    "[{\"probe\": \"LB-01\", \"owner\": \"a\", \"reason\": \"b\", \"expires\": \"soon\"}]",
+    "given.yaml:1:"
+)]
+fn waivers_that_are_not_understood_are_64_with_the_place(#[case] waivers: &str, #[case] expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("given.yaml"), waivers).unwrap();
+    // Also where no engine is: files are read first.
+    let output = Command::new(env!("CARGO_BIN_EXE_bottle-conform"))
+        .args(["run", "LB-01", "--waivers", "given.yaml"])
+        .current_dir(directory.path())
+        .env("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(64), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+}

@@ -3,12 +3,16 @@
 //! The matrix runs once. Under `cargo test` all cells are in this one process. Under nextest each cell is a process of its own:
 //! the first one runs the whole matrix under a file lock, in a directory named after `NEXTEST_RUN_ID`, and the others read its
 //! report from there.
+//!
+//! A cell whose self-test is missing or red is inconclusive, which fails its test and says what refreshes it: the matrix attacks
+//! bottles as shipped and nothing else, `cargo xtask test` makes the self-test before.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bottle_conform::cli::Filter;
 use bottle_conform::selection::{CaseCell, cell_name, select};
@@ -17,6 +21,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The real program, which cases that kill a launcher start.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bottle-conform");
+
+/// Age from which on the directory of another nextest run is removed.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Verdict and reason by the name of a cell, or why there are none.
 type Verdicts = Result<BTreeMap<String, (String, String)>, String>;
@@ -66,9 +73,17 @@ fn chosen(arguments: &Arguments, cells: &[CaseCell]) -> Vec<String> {
     wanted.collect()
 }
 
+/// Why a cell is not attempted here, when it is not.
+fn left_out(cell: &CaseCell) -> Option<String> {
+    if std::env::var_os("BOTTLE_TEST_NO_ENGINE").is_some() {
+        return Some("left out: no engine, BOTTLE_TEST_NO_ENGINE is set".to_owned());
+    }
+    cell.not_applicable.clone()
+}
+
 fn trial(cell: &CaseCell, filter: Arc<(Filter, Option<String>)>, verdicts: Arc<OnceLock<Verdicts>>) -> Trial {
     let name = cell_name(&cell.cell);
-    if let Some(reason) = &cell.not_applicable {
+    if let Some(reason) = left_out(cell) {
         return Trial::test(format!("{name} ({reason})"), || Ok(())).with_ignored_flag(true);
     }
     let wanted = name.clone();
@@ -102,10 +117,29 @@ fn shared(run: &str, filter: &Filter) -> Verdicts {
     if let Ok(problem) = std::fs::read_to_string(&failure) {
         return Err(problem);
     }
+    forget_old_runs(&directory);
     run_into(&directory, filter).inspect_err(|problem| {
         // The other processes need not fail at it one after another.
         let _ = std::fs::write(&failure, problem);
     })
+}
+
+/// Removes what earlier runs left beside this one's directory: each is some megabytes, and nobody reads it again.
+fn forget_old_runs(own: &Path) {
+    let siblings = own.parent().and_then(|parent| parent.read_dir().ok());
+    for sibling in siblings.into_iter().flatten().flatten() {
+        let name = sibling.file_name();
+        let is_run = name.to_str().is_some_and(|name| name.starts_with("matrix-"));
+        let age = sibling
+            .metadata()
+            .and_then(|data| data.modified())
+            .map(|at| at.elapsed());
+        let is_old = matches!(age, Ok(Ok(age)) if age > FORGOTTEN_AFTER);
+        if is_run && is_old && sibling.path() != own {
+            // What cannot be removed now is tried again by the next run.
+            let _ = std::fs::remove_dir_all(sibling.path());
+        }
+    }
 }
 
 fn run_into(directory: &Path, filter: &Filter) -> Verdicts {

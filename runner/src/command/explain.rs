@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{CommandError, print_json};
 use crate::cli::ExplainArgs;
 use crate::selection::find;
-use probe_spec::ExitCode;
+use probe_spec::{ExitCode, Leak};
 
 #[derive(Serialize)]
 struct Explained {
@@ -21,6 +21,15 @@ struct Explained {
     priority: probe_spec::Priority,
     tags: &'static [&'static str],
     cases: Vec<ExplainedCase>,
+    leaks: Vec<ExplainedLeak>,
+}
+
+/// A known-leaky bottle in which cases of the probe must turn red.
+#[derive(Serialize)]
+struct ExplainedLeak {
+    name: String,
+    removes: &'static str,
+    control: &'static str,
 }
 
 #[derive(Serialize)]
@@ -35,7 +44,20 @@ struct ExplainedCase {
 /// Prints what a probe is about.
 pub fn explain(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let probe = find(&args.id)?;
-    let cases = (probe.cases)()
+    let specs = (probe.cases)();
+    let mut named: Vec<Leak> = specs.iter().flat_map(|case| case.controls.iter().copied()).collect();
+    named.sort_unstable();
+    named.dedup();
+    let leaks = named
+        .into_iter()
+        .filter_map(bottle_leaky::overlay)
+        .map(|overlay| ExplainedLeak {
+            name: overlay.leak.to_string(),
+            removes: overlay.removes,
+            control: overlay.control,
+        })
+        .collect();
+    let cases = specs
         .into_iter()
         .map(|case| ExplainedCase {
             name: case.name,
@@ -56,6 +78,7 @@ pub fn explain(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
         priority: probe.priority,
         tags: probe.tags,
         cases,
+        leaks,
     };
     if args.json {
         print_json(&explained)?;
@@ -90,5 +113,16 @@ fn text(probe: &Explained) -> String {
         }
         text.push('\n');
     }
+    text.push_str("\nwhat is open in those bottles:\n");
+    for leak in &probe.leaks {
+        text.push_str(&format!(
+            "  {}: {}\n    control that is removed: {}\n",
+            leak.name, leak.removes, leak.control
+        ));
+    }
+    text.push_str(&format!(
+        "\nprove it: bottle-conform self-test {id}\nattempt it: bottle-conform run {id}\n",
+        id = probe.id
+    ));
     text
 }
