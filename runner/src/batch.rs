@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use probe_spec::{Action, AgentCase, AgentList, Evidence, How, Nonce, Oracle, Place as Search, Vantage};
 
-use crate::agent::{Place, attempt};
+use crate::agent::{AgentRun, Place, attempt};
 use crate::assemble::{BatchFacts, CaseFacts, Heard, Proof, assemble, expectation};
 use crate::error::SuiteError;
 use crate::fixture::Fixture;
 use crate::lab::Lab;
-use crate::proof::{asked, prove};
+use crate::proof::asked;
 use crate::selection::CaseCell;
+use crate::shared::Shared;
 use crate::sightings::fresh_nonce;
 use crate::template::{Keys, fill};
 
@@ -129,6 +130,11 @@ pub fn witnesses<'a>(cells: impl IntoIterator<Item = &'a CaseCell>) -> BTreeSet<
 }
 
 impl Batch {
+    /// Whether it must not be attempted before all others are concluded.
+    pub fn is_alone(&self) -> bool {
+        self.cells.iter().any(|(_, action)| weight(action) == Weight::Alone)
+    }
+
     /// Its cells.
     pub fn cells(&self) -> impl Iterator<Item = &CaseCell> {
         self.cells.iter().map(|(cell, _)| cell)
@@ -146,12 +152,19 @@ pub struct Target<'a> {
     pub peer: &'a Fixture,
     /// What keys stand for.
     pub keys: &'a Keys,
+    /// What its cases share.
+    pub shared: &'a Shared,
 }
 
 impl Target<'_> {
-    /// Whether the named witnesses work right now.
-    pub async fn prove(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
-        prove(self.lab, self.fixture, self.peer, wanted).await
+    /// Which witnesses were shown to work before now; see [`Shared::before`].
+    pub async fn prove_before(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
+        self.shared.before(self.lab, self.fixture, self.peer, wanted).await
+    }
+
+    /// Which witnesses work from now on; see [`Shared::after`].
+    pub async fn prove_after(&self) -> Result<Proof, SuiteError> {
+        self.shared.after(self.lab, self.fixture, self.peer).await
     }
 
     /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.
@@ -160,16 +173,53 @@ impl Target<'_> {
         self.lab.mark().await
     }
 
-    /// Attempts a batch. `before` are the witnesses shown to work before; returns the evidence of every case, and the
-    /// witnesses shown to work after.
-    pub async fn attempt(
-        &self,
-        batch: &Batch,
-        before: &Proof,
-        wanted: &BTreeSet<Vantage>,
-    ) -> Result<(Vec<Evidence>, Proof), SuiteError> {
+    /// Attempts a batch; the evidence of every case. The agents of a guest take turns: what one holds in its memory another
+    /// must not find. The next begins while this one's answers settle.
+    pub async fn attempt(&self, batch: &Batch) -> Result<Vec<Evidence>, SuiteError> {
+        let wanted = witnesses(batch.cells());
+        let turn = self.shared.guest.lock().await;
+        let before = self.prove_before(&wanted).await?;
         let started = crate::clock::now();
         let clock = Instant::now();
+        let dropped = (self.lab.outside.dropped(), self.fixture.bottle.events_dropped());
+        let (cases, run) = self.run_agent(batch).await?;
+        tracing::debug!(cases = cases.len(), took = ?clock.elapsed(), end = ?run.end, "a batch was attempted");
+        drop(turn);
+        let asked = asked(&cases);
+        let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
+        heard.close(&asked, &run.end);
+        let settled = self.settle().await && dropped.0 == self.lab.outside.dropped();
+        let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX) / batch.cells.len().max(1) as u64;
+        let mut after = self.prove_after().await?;
+        if dropped.1 != self.fixture.bottle.events_dropped() {
+            // Its silence means nothing when lines were lost.
+            after.remove(&Vantage::DecisionLog);
+        }
+        let facts = BatchFacts {
+            heard: &heard,
+            end: &run.end,
+            before: &before,
+            after: &after,
+            settled,
+            facts: &run.facts,
+        };
+        let evidence = batch.cells.iter().zip(&cases).map(|((cell, _), case)| {
+            let case = CaseFacts {
+                key: case.case.clone(),
+                nonce: case.nonce.clone(),
+                secrets: self.secrets(cell),
+                sightings: self.seen(&case.nonce),
+                decisions: self.fixture.decisions(&case.nonce),
+                started: started.clone(),
+                took_ms,
+            };
+            assemble(self.cell(cell), expectation(cell), &facts, case)
+        });
+        Ok(evidence.collect())
+    }
+
+    /// Has one agent attempt a batch; what it was asked, and what came of it.
+    async fn run_agent(&self, batch: &Batch) -> Result<(Vec<AgentCase>, AgentRun), SuiteError> {
         let mut cases = Vec::new();
         for (number, (cell, action)) in batch.cells.iter().enumerate() {
             let action = fill(action, self.keys)?;
@@ -189,8 +239,6 @@ impl Target<'_> {
         } else {
             None
         };
-        let asked = asked(&cases);
-        let dropped = (self.lab.outside.dropped(), self.fixture.bottle.events_dropped());
         let work: u64 = cases.iter().map(|case| case.limit_ms).sum();
         let longest = cases.iter().map(|case| case.limit_ms).max().unwrap_or_default();
         let limit = Duration::from_millis(work / batch.parallel as u64 + longest + 5_000);
@@ -198,43 +246,13 @@ impl Target<'_> {
             cases,
             parallel: batch.parallel,
         };
-        let prefix = &self.fixture.removed.agent_prefix;
         let place = Place {
             backend: &*self.lab.backend,
             id: &self.fixture.bottle.guest().id,
-            prefix,
+            prefix: &self.fixture.removed.agent_prefix,
         };
         let run = attempt(place, &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
-        let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
-        heard.close(&asked, &run.end);
-        let settled = self.settle().await && dropped.0 == self.lab.outside.dropped();
-        let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX) / batch.cells.len().max(1) as u64;
-        let mut after = self.prove(wanted).await?;
-        if dropped.1 != self.fixture.bottle.events_dropped() {
-            // Its silence means nothing when lines were lost.
-            after.remove(&Vantage::DecisionLog);
-        }
-        let facts = BatchFacts {
-            heard: &heard,
-            end: &run.end,
-            before,
-            after: &after,
-            settled,
-            facts: &run.facts,
-        };
-        let evidence = batch.cells.iter().zip(&list.cases).map(|((cell, _), case)| {
-            let case = CaseFacts {
-                key: case.case.clone(),
-                nonce: case.nonce.clone(),
-                secrets: self.secrets(cell),
-                sightings: self.seen(&case.nonce),
-                decisions: self.fixture.decisions(&case.nonce),
-                started: started.clone(),
-                took_ms,
-            };
-            assemble(self.cell(cell), expectation(cell), &facts, case)
-        });
-        Ok((evidence.collect(), after))
+        Ok((list.cases, run))
     }
 
     /// The cell, with the leak of this bottle.

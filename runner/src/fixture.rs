@@ -102,6 +102,19 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
 /// Launches a plan. The launch goes on in a task of its own and its bottle belongs to the lab, so that a run that is stopped
 /// meanwhile leaves nothing.
 pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteError> {
+    // Whatever a guest under test prints is nobody's business; the neighbour prints what it hears.
+    let hears = planned.kind == Kind::Peer;
+    let fixture = launch_attached(lab, planned, hears).await?;
+    if hears && let Some(streams) = fixture.bottle.guest_streams() {
+        // It ends with the guest.
+        hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
+    }
+    Ok(fixture)
+}
+
+/// As [`launch_plan`]; with `stdio` the guest's streams are attached before it starts, for
+/// [`guest_streams`](Bottle::guest_streams).
+pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result<Fixture, SuiteError> {
     let Planned {
         plan,
         removed,
@@ -114,7 +127,7 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
     secrets.insert(name, token.to_string());
     let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
-    options.guest_stdio = kind == Kind::Peer;
+    options.guest_stdio = stdio;
     options.cancel = Some(lab.stop.clone());
     let mut backend = lab.backend.clone();
     if removed.needs_leaky_bundle() {
@@ -124,6 +137,8 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
             subnets: lab.subnets(),
         });
     }
+    // Closed never.
+    let _slot = lab.launching.acquire().await;
     let started = std::time::Instant::now();
     let (send, receive) = tokio::sync::oneshot::channel();
     let launching = tokio::spawn(async move {
@@ -136,13 +151,8 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
     lab.watch_launch(launching);
     let bottle = receive.await.map_err(|_| SuiteError::Interrupted)??;
     lab.adopt(bottle.clone());
+    tracing::debug!(slug = bottle.slug(), took = ?started.elapsed(), "launched");
     let launch_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if kind == Kind::Peer
-        && let Some(streams) = bottle.guest_streams()
-    {
-        // It ends with the guest.
-        hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
-    }
     Ok(Fixture {
         bottle,
         topology,
@@ -229,7 +239,9 @@ impl Fixture {
         {
             left.push(error.to_string());
         }
+        let begun = std::time::Instant::now();
         let report = self.bottle.close().await;
+        tracing::debug!(slug = self.bottle.slug(), took = ?begun.elapsed(), "closed");
         left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
         left
     }

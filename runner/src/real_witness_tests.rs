@@ -12,6 +12,7 @@ use crate::cli::Filter;
 use crate::fixture::{Fixture, Kind};
 use crate::lab::{Lab, LabOptions};
 use crate::selection::select;
+use crate::shared::Shared;
 use crate::sightings::fresh_nonce;
 
 /// Says that the test is left out, which only the operator can ask for.
@@ -65,12 +66,6 @@ async fn verdicts(lab: &Lab) -> Result<(Verdicts, Verdicts, Verdicts), crate::Su
     let peer = Fixture::shipped(lab, Kind::Peer, Topology::Routed).await?;
     let fixture = Fixture::shipped(lab, Kind::Attacked, Topology::Sealed).await?;
     let keys = fixture.keys(lab, &peer);
-    let target = Target {
-        lab,
-        fixture: &fixture,
-        peer: &peer,
-        keys: &keys,
-    };
     let filter = Filter {
         patterns: vec!["EG-01".to_owned()],
         topology: vec![Topology::Sealed],
@@ -78,9 +73,18 @@ async fn verdicts(lab: &Lab) -> Result<(Verdicts, Verdicts, Verdicts), crate::Su
     };
     let (batches, _) = batches(select(&filter).unwrap());
     let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
+    let shared = Shared::new(wanted.clone());
+    let target = Target {
+        lab,
+        fixture: &fixture,
+        peer: &peer,
+        keys: &keys,
+        shared: &shared,
+    };
     let mut all = Vec::new();
     for step in 0..3 {
-        let before = target.prove(&wanted).await?;
+        // What the attempt finds as its proof of before.
+        target.prove_before(&wanted).await?;
         match step {
             1 => lab.backend.signal(Role::Bundle, &lab.outside_id, "KILL").await.unwrap(),
             2 => lab
@@ -92,7 +96,7 @@ async fn verdicts(lab: &Lab) -> Result<(Verdicts, Verdicts, Verdicts), crate::Su
         }
         let mut verdicts = Vec::new();
         for batch in &batches {
-            let (evidence, _) = target.attempt(batch, &before, &wanted).await?;
+            let evidence = target.attempt(batch).await?;
             verdicts.extend(evidence.iter().map(|evidence| judge(evidence).verdict));
         }
         all.push(verdicts);

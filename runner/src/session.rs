@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bottle_plan::Topology;
 use bottle_reports::{BottleLaunched, CaseJudged, Event};
@@ -9,17 +10,20 @@ use futures_util::StreamExt;
 use probe_spec::{Cell, Evidence, Judgement, Leak, Vantage, Verdict};
 use tokio::sync::mpsc;
 
-use crate::batch::{Target, batches, witnesses};
+use crate::batch::{Batch, Target, batches, witnesses};
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind, launch_plan};
 use crate::lab::Lab;
 use crate::leaks;
 use crate::scenario;
 use crate::selection::{CaseCell, topology_name};
+use crate::shared::Shared;
 use crate::trust::Trust;
 
 /// Scenarios that are performed at a time: most wait for something.
 const SIDE_BY_SIDE: usize = 5;
+/// Batches under way: one is attempted, the ones before it settle.
+const BATCHES_SIDE_BY_SIDE: usize = 3;
 
 /// Where events go.
 pub type Events = mpsc::UnboundedSender<Event>;
@@ -87,27 +91,53 @@ impl Session {
         outcome
     }
 
+    /// Cases with bottles of their own are performed beside the batches; those that look at what this bottle leaves in logs and
+    /// files come after them, when there is most to see.
     async fn attack_launched(&self, fixture: &Fixture, peer: &Fixture, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
         let keys = fixture.keys(&self.lab, peer);
+        let shared = Shared::new(witnesses(&cells));
         let target = Target {
             lab: &self.lab,
             fixture,
             peer,
             keys: &keys,
+            shared: &shared,
         };
         let (batches, others) = batches(cells);
-        let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
-        if !batches.is_empty() {
-            let mut before = target.prove(&wanted).await?;
-            for batch in &batches {
-                let (evidence, after) = target.attempt(batch, &before, &wanted).await?;
-                evidence.into_iter().for_each(|evidence| self.judge(evidence));
-                before = after;
-            }
+        let (own, others) = others
+            .into_iter()
+            .partition(|cell: &CaseCell| scenario::stands_alone(&cell.case.spec.how));
+        let here = async {
+            self.attempt_all(&target, &batches).await?;
+            self.perform_all(&target, others).await
+        };
+        let (own, here) = tokio::join!(self.perform_all(&target, own), here);
+        own.and(here)
+    }
+
+    /// Attempts the batches: the next agent is started while the last one's answers settle. What changes the ground under
+    /// others is attempted when they are concluded.
+    async fn attempt_all(&self, target: &Target<'_>, batches: &[Batch]) -> Result<(), SuiteError> {
+        let (alone, ordinary): (Vec<&Batch>, Vec<&Batch>) = batches.iter().partition(|batch| batch.is_alone());
+        let mut attempted = futures_util::stream::iter(ordinary)
+            .map(|batch| target.attempt(batch))
+            .buffered(BATCHES_SIDE_BY_SIDE);
+        while let Some(evidence) = attempted.next().await {
+            evidence?.into_iter().for_each(|evidence| self.judge(evidence));
         }
-        let mut performed = futures_util::stream::iter(others)
+        for batch in alone {
+            let evidence = target.attempt(batch).await?;
+            evidence.into_iter().for_each(|evidence| self.judge(evidence));
+        }
+        Ok(())
+    }
+
+    async fn perform_all(&self, target: &Target<'_>, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
+        let mut performed = futures_util::stream::iter(cells)
             .map(|cell| async {
-                let outcome = scenario::perform(&target, &cell).await;
+                let begun = Instant::now();
+                let outcome = scenario::perform(target, &cell).await;
+                tracing::debug!(probe = cell.cell.probe, case = cell.cell.case, took = ?begun.elapsed(), "performed");
                 (cell, outcome)
             })
             .buffer_unordered(SIDE_BY_SIDE);
@@ -123,6 +153,7 @@ impl Session {
 
     /// Judges one case and tells. `HELD` is worth nothing without a self-test that turned the same case red.
     fn judge(&self, evidence: Evidence) {
+        let evidence = self.lab.redaction.evidence(evidence);
         let mut judgement = probe_spec::judge(&evidence);
         if judgement.verdict == Verdict::Held
             && let Some(why) = self.trust.as_ref().and_then(|trust| trust.objection(&evidence.cell))

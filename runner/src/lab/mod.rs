@@ -29,10 +29,14 @@ use crate::images::Images;
 use crate::leaks::LeakyGround;
 use crate::outside::Outside;
 use crate::parts::Parts;
+use crate::redaction::Redaction;
 use crate::sightings::Sightings;
 use crate::template::Keys;
 use made::Made;
 use site::{Site, plain};
+
+/// More launches at a time only wait for each other in the engine.
+const LAUNCHES_AT_A_TIME: usize = 4;
 
 /// The surroundings of a run.
 pub struct Lab {
@@ -46,6 +50,8 @@ pub struct Lab {
     pub directory: PathBuf,
     /// What any witness saw.
     pub sightings: Arc<Sightings>,
+    /// What must not stand in anything that is written.
+    pub redaction: Redaction,
     /// Listeners of this process.
     pub host: HostWitnesses,
     /// The stand-in internet.
@@ -68,6 +74,8 @@ pub struct Lab {
     subnets: Mutex<BTreeMap<String, String>>,
     /// Held while names that change their answer are attempted: the witness counts the questions of everybody.
     pub names: tokio::sync::Mutex<()>,
+    /// Launches under way at a time.
+    pub launching: tokio::sync::Semaphore,
     /// Images in the engine.
     pub images: Images,
     /// Control guest on the outer network.
@@ -149,6 +157,8 @@ impl Lab {
             extra_paths: Mutex::default(),
             subnets: Mutex::default(),
             names: tokio::sync::Mutex::default(),
+            redaction: Redaction::default(),
+            launching: tokio::sync::Semaphore::new(LAUNCHES_AT_A_TIME),
             network,
             run: options.run,
             facts,

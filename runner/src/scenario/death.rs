@@ -23,6 +23,10 @@ use crate::sightings::fresh_nonce;
 
 /// Within what time a guest must have ended after its launcher.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Starts of launchers that come after one that died while launching.
+const STARTS: u32 = 3;
+/// Time between two of them.
+const BETWEEN_STARTS: Duration = Duration::from_millis(700);
 /// What the launcher says when its bottle is up.
 const UP: &str = "up";
 
@@ -119,8 +123,11 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     );
     if plan.lifecycle.sweep {
         // A launcher that dies in the middle of a call leaves what the engine completes after that: the start after the next
-        // finds it.
-        for _ in 0..3 {
+        // finds it. One that was up had no call under way, and its next start must find all.
+        for start in 0..STARTS {
+            if start > 0 {
+                tokio::time::sleep(BETWEEN_STARTS).await;
+            }
             let scope = SweepScope {
                 state_dir: Some(lab.state_dir()),
                 run: None,
@@ -132,7 +139,9 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
                 "the next launcher's sweep removed {} objects",
                 swept.removed.len()
             ));
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            if death != LauncherDeath::KillWhileLaunching && swept.failed.is_empty() {
+                break;
+            }
         }
     }
     let left = lab

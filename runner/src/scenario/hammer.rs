@@ -2,34 +2,44 @@
 
 use std::time::{Duration, Instant};
 
-use bottle_backend::{Labels, Resource, ResourceKind};
-use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Disturbance, Evidence, Nonce};
+use base64::Engine as _;
+use bottle_backend::{Labels, Resource, ResourceKind, Streams};
+use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Attempt, Disturbance, Evidence, Nonce};
+use tokio::io::AsyncReadExt;
 
 use super::{Observation, Seen, evidence, plan_like};
 use crate::agent::{AgentRun, Place, attempt};
 use crate::assemble::Heard;
 use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::fixture::launch_plan;
+use crate::fixture::{Fixture, launch_attached, launch_plan};
 use crate::lab::Lab;
+use crate::leaks::Planned;
 use crate::processes;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 use crate::template::fill;
 
-/// How often the action is repeated, and the pause between: two seconds at least.
-const TIMES: u32 = 12;
-const PAUSE_MS: u64 = 150;
+/// How often the action is repeated, and the pause between: longer than run-up and standstill together.
+const TIMES: u32 = 15;
+const PAUSE_MS: u64 = 80;
 /// Limit of the whole.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long the hammering goes on before something is done to the bundle.
-const RUN_UP: Duration = Duration::from_millis(400);
+const RUN_UP: Duration = Duration::from_millis(250);
 /// How long a bundle or daemon stays stopped.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const STANDSTILL: Duration = Duration::from_millis(500);
+/// What a guest that hammers from its first instruction runs, and where it finds its cases.
+const HAMMER: [&str; 2] = ["/bottle-probe", "hammer"];
+const HAMMER_ENV: &str = "BOTTLE_HAMMER";
+/// How long it hammers on after its bottle is up.
+const HAMMER_ON: Duration = Duration::from_millis(500);
+/// Most that is read of it.
+const OUTPUT_LIMIT: u64 = 4 << 20;
 /// Within what time a guest whose bundle is gone must have ended.
 const GUEST_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Launches a bottle of its own, hammers from the first moment its guest can run something, disturbs, and reports.
+/// Launches a bottle of its own, hammers, disturbs, and reports.
 pub async fn perform(
     target: &Target<'_>,
     cell: &CaseCell,
@@ -39,45 +49,20 @@ pub async fn perform(
 ) -> Result<Evidence, SuiteError> {
     let lab = target.lab;
     let wanted = cell.case.spec.alive.iter().copied().collect();
-    let before = target.prove(&wanted).await?;
+    let before = target.prove_before(&wanted).await?;
     let started = crate::clock::now();
     let clock = Instant::now();
     let planned = plan_like(target, cell).await?;
-    let guest = planned.plan.guest.name.clone();
-    let repeat = Action::Repeat {
-        times: TIMES,
-        pause_ms: PAUSE_MS,
-        action: Box::new(fill(action, target.keys)?),
-    };
-    let batch = fresh_nonce();
-    let list = list(repeat, &nonce);
-    let launching = launch_plan(lab, planned);
-    let (fixture, run, disturbed) = if meanwhile == Disturbance::Start {
-        // The agent is started as soon as the engine lets it, also when the launch is still going on.
-        let (fixture, run) = tokio::join!(launching, hammer_when_possible(lab, &guest, &list, &batch));
-        (fixture?, run, Ok("nothing but the start".to_owned()))
+    let action = fill(action, target.keys)?;
+    let (fixture, observed) = if meanwhile == Disturbance::Start {
+        from_first_instruction(lab, planned, case(action, &nonce)).await?
     } else {
-        let fixture = launching.await?;
-        let place = Place {
-            backend: &*lab.backend,
-            id: &fixture.bottle.guest().id,
-            prefix: &[],
-        };
-        let disturb = async {
-            tokio::time::sleep(RUN_UP).await;
-            disturb(lab, &fixture, meanwhile).await
-        };
-        let (run, disturbed) = tokio::join!(attempt(place, &list, &batch, LIMIT), disturb);
-        (fixture, run, disturbed)
+        let fixture = launch_plan(lab, planned).await?;
+        let observed = while_disturbed(lab, &fixture, meanwhile, action, &nonce).await;
+        (fixture, observed)
     };
-    // An agent that was cut off may have been faster than the end of its guest is seen.
-    let guest_ended = run.end != AgentEnd::Clean
-        && tokio::time::timeout(GUEST_ENDS_WITHIN, fixture.bottle.wait_guest())
-            .await
-            .is_ok();
-    let observed = observe(&list, run, disturbed, guest_ended);
     let settled = target.settle().await;
-    let after = target.prove(&wanted).await?;
+    let after = target.prove_after().await?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let seen = Seen {
         nonce,
@@ -93,40 +78,127 @@ pub async fn perform(
     Ok(evidence)
 }
 
-fn list(action: Action, nonce: &Nonce) -> AgentList {
-    let limit_ms = u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX);
-    let case = AgentCase {
+/// Hammers in a bottle that is up while something is done to its bundle.
+async fn while_disturbed(
+    lab: &Lab,
+    fixture: &Fixture,
+    meanwhile: Disturbance,
+    action: Action,
+    nonce: &Nonce,
+) -> Observation {
+    let repeat = Action::Repeat {
+        times: TIMES,
+        pause_ms: PAUSE_MS,
+        action: Box::new(action),
+    };
+    let list = AgentList {
+        cases: vec![case(repeat, nonce)],
+        parallel: 1,
+    };
+    let place = Place {
+        backend: &*lab.backend,
+        id: &fixture.bottle.guest().id,
+        prefix: &[],
+    };
+    let disturb = async {
+        tokio::time::sleep(RUN_UP).await;
+        disturb(lab, fixture, meanwhile).await
+    };
+    let batch = fresh_nonce();
+    let (run, disturbed) = tokio::join!(attempt(place, &list, &batch, LIMIT), disturb);
+    // An agent that was cut off may have been faster than the end of its guest is seen.
+    let guest_ended = run.end != AgentEnd::Clean
+        && tokio::time::timeout(GUEST_ENDS_WITHIN, fixture.bottle.wait_guest())
+            .await
+            .is_ok();
+    observe(&list, run, disturbed, guest_ended)
+}
+
+fn case(action: Action, nonce: &Nonce) -> AgentCase {
+    AgentCase {
         case: "case".to_owned(),
         nonce: nonce.clone(),
         ok: fresh_nonce(),
         action,
-        limit_ms,
-    };
-    AgentList {
-        cases: vec![case],
-        parallel: 1,
+        limit_ms: u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
-async fn hammer_when_possible(lab: &Lab, guest: &str, list: &AgentList, batch: &Nonce) -> AgentRun {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let run = attempt(
-            Place {
-                backend: &*lab.backend,
-                id: guest,
-                prefix: &[],
-            },
-            list,
-            batch,
-            LIMIT,
-        )
-        .await;
-        if !matches!(run.end, AgentEnd::NotStarted(_)) || Instant::now() > deadline {
-            return run;
+/// Launches a bottle whose guest hammers from its very first instruction, and listens until a while after the launch.
+async fn from_first_instruction(
+    lab: &Lab,
+    mut planned: Planned,
+    case: AgentCase,
+) -> Result<(Fixture, Observation), SuiteError> {
+    let json = serde_json::to_vec(&[&case]).unwrap_or_default();
+    let guest = &mut planned.plan.guest;
+    guest.command = HAMMER.map(str::to_owned).to_vec();
+    guest.env.insert(
+        HAMMER_ENV.to_owned(),
+        base64::engine::general_purpose::STANDARD.encode(json),
+    );
+    let fixture = launch_attached(lab, planned, true).await?;
+    let lines = match fixture.bottle.guest_streams() {
+        Some(streams) => heard(streams).await,
+        None => Vec::new(),
+    };
+    Ok((fixture, observe_from_start(&case.nonce, &lines)))
+}
+
+/// The lines of a guest that never ends: those since its start, and those of a while after.
+async fn heard(streams: Streams) -> Vec<Vec<u8>> {
+    let Streams {
+        stdin: _stdin,
+        stdout,
+        stderr: _stderr,
+    } = streams;
+    let mut stdout = stdout.take(OUTPUT_LIMIT);
+    let mut said = Vec::new();
+    // Ends by its time: the guest goes on.
+    let _ = tokio::time::timeout(HAMMER_ON, stdout.read_to_end(&mut said)).await;
+    // The line in the making is no line.
+    let whole = said.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
+    said[..whole]
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+/// What the lines of a guest that hammered from its first instruction came to.
+fn observe_from_start(nonce: &Nonce, lines: &[Vec<u8>]) -> Observation {
+    let mut observed = Observation::default();
+    let mut attempts = Vec::new();
+    for line in lines {
+        match serde_json::from_slice::<Attempt>(line) {
+            Ok(attempt) if attempt.nonce == *nonce => attempts.push(attempt),
+            _ => {
+                let line = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+                observed
+                    .faults
+                    .push(format!("expected an attempt of the guest, found: {line}"));
+            }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let issued = attempts.iter().filter(|attempt| attempt.issued).count();
+    // The first attempt is the one that this is about; by a later one the hammering is known to have gone on.
+    observed.issued = issued > 1 && attempts.first().is_some_and(|attempt| attempt.issued);
+    observed.note(format!(
+        "hammered from the guest's first instruction: told of {} attempts, {issued} of them issued",
+        attempts.len()
+    ));
+    let findings = attempts.iter().flat_map(|attempt| attempt.findings.iter().cloned());
+    observed.findings.extend(findings);
+    observed.findings.dedup();
+    observed
+        .trace
+        .extend(attempts.into_iter().next().into_iter().flat_map(|first| first.trace));
+    observed.agent = Some(if lines.is_empty() {
+        AgentEnd::NotStarted("the guest printed nothing".to_owned())
+    } else {
+        AgentEnd::Clean
+    });
+    observed
 }
 
 /// What the hammering came to. A guest that ended together with its bundle is the design's own answer: its agent was attempting
@@ -178,7 +250,7 @@ fn observe(list: &AgentList, run: AgentRun, disturbed: Result<String, String>, g
 }
 
 /// Does it; in words what was done, or why it could not be.
-async fn disturb(lab: &Lab, fixture: &crate::fixture::Fixture, what: Disturbance) -> Result<String, String> {
+async fn disturb(lab: &Lab, fixture: &Fixture, what: Disturbance) -> Result<String, String> {
     let bundle = fixture.bottle.bundle();
     let pid = bundle.pid.ok_or("the bundle has no process id on this host")?;
     let daemon = |name: &str| processes::daemon_of(pid, name).ok_or(format!("the bundle runs no {name}"));
@@ -216,8 +288,8 @@ async fn standstill(pids: &[i32]) -> Result<String, String> {
     tokio::time::sleep(STANDSTILL).await;
     processes::signal(pids, Signal::CONT).map_err(told)?;
     Ok(format!(
-        "stopped {} processes for {} s",
+        "stopped {} processes for {} ms",
         pids.len(),
-        STANDSTILL.as_secs()
+        STANDSTILL.as_millis()
     ))
 }

@@ -14,27 +14,73 @@ use crate::error::SuiteError;
 use crate::selection::CaseCell;
 
 /// How long the engine and the kernel may take to forget.
-pub const BOUND: Duration = Duration::from_secs(5);
+const BOUND: Duration = Duration::from_secs(5);
 
-/// Launches a bottle, closes it, and looks for what is left of it.
+/// A bottle that was launched and stopped for all cases that look at what is left.
+pub struct Stopped {
+    /// What there was of each kind while it was up, and at most [`BOUND`] after its stop; an error says what could not be read.
+    kinds: Vec<(InventoryKind, Found, Found)>,
+    /// What its removal said.
+    problems: Vec<String>,
+}
+
+const KINDS: [InventoryKind; 12] = [
+    InventoryKind::Containers,
+    InventoryKind::Networks,
+    InventoryKind::Volumes,
+    InventoryKind::Interfaces,
+    InventoryKind::FirewallRules,
+    InventoryKind::Mounts,
+    InventoryKind::Cgroups,
+    InventoryKind::LoopDevices,
+    InventoryKind::Processes,
+    InventoryKind::Sockets,
+    InventoryKind::TemporaryFiles,
+    InventoryKind::StateDirectory,
+];
+
+/// What there is of a kind, or what could not be read.
+type Found = Result<BTreeSet<String>, String>;
+
+impl Stopped {
+    /// Launches one like the bottle under test, closes it and waits until nothing is left of it.
+    async fn make(target: &Target<'_>, cell: &CaseCell) -> Result<Self, SuiteError> {
+        let backend = &*target.lab.backend;
+        let fixture = launch_like(target, cell).await?;
+        let marks = Marks::of(backend, &fixture.bottle)
+            .await
+            .map_err(SuiteError::engine("reading a bottle's marks"))?;
+        let mut alive = Vec::new();
+        for kind in KINDS {
+            alive.push((kind, marks.inventory(backend, kind).await));
+        }
+        let report = fixture.bottle.close().await;
+        let problems = report.errors();
+        let problems = problems.map(|(step, problem)| format!("{step} was not removed: {problem}"));
+        let problems = problems.collect();
+        let deadline = Instant::now() + BOUND;
+        let mut kinds = Vec::new();
+        for (kind, alive) in alive {
+            let left = wait_until_gone(&marks, backend, kind, deadline).await;
+            kinds.push((kind, alive, left));
+        }
+        sweep_up(backend, marks.slug()).await;
+        Ok(Self { kinds, problems })
+    }
+}
+
+/// Looks for what is left of a kind after a bottle was launched and closed. One bottle serves every kind.
 pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKind) -> Result<Observation, SuiteError> {
-    let lab = target.lab;
-    let fixture = launch_like(target, cell).await?;
-    let marks = Marks::of(&*lab.backend, &fixture.bottle)
-        .await
-        .map_err(SuiteError::engine("reading a bottle's marks"))?;
+    let stopped = &target.shared.stopped;
+    let stopped = stopped.get_or_try_init(|| Stopped::make(target, cell)).await?;
     let mut observed = Observation {
         issued: true,
         ..Observation::default()
     };
-    let alive = marks.inventory(&*lab.backend, kind).await;
-    observed.note(format!("while it was up: {alive:?}"));
-    let report = fixture.bottle.close().await;
-    for (step, problem) in report.errors() {
-        observed.findings.push(format!("{step} was not removed: {problem}"));
-    }
-    match (alive, wait_until_gone(&marks, &*lab.backend, kind, BOUND).await) {
-        (Ok(alive), Ok(left)) => {
+    observed.findings.extend(stopped.problems.iter().cloned());
+    match stopped.kinds.iter().find(|found| found.0 == kind) {
+        Some((_, Ok(alive), Ok(left))) => {
+            observed.note(format!("while it was up: {alive:?}"));
             // What is there while the bottle is up shows that the inventory works; where a kind has nothing by design, that
             // it can be read is all that can be shown.
             if !alive.is_empty() || has_none_by_design(kind) {
@@ -42,14 +88,17 @@ pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKin
             }
             observed
                 .findings
-                .extend(left.into_iter().map(|left| format!("left after the stop: {left}")));
+                .extend(left.iter().map(|left| format!("left after the stop: {left}")));
         }
-        (Err(problem), _) | (_, Err(problem)) => {
+        Some((_, Err(problem), _) | (_, _, Err(problem))) => {
             observed.issued = false;
             observed.note(problem);
         }
+        None => {
+            observed.issued = false;
+            observed.note(format!("{kind:?} was not looked for"));
+        }
     }
-    sweep_up(&*lab.backend, marks.slug()).await;
     Ok(observed)
 }
 
@@ -58,14 +107,8 @@ fn has_none_by_design(kind: InventoryKind) -> bool {
     matches!(kind, InventoryKind::LoopDevices)
 }
 
-/// What is still there of a kind after at most `bound`.
-pub async fn wait_until_gone(
-    marks: &Marks,
-    backend: &dyn Backend,
-    kind: InventoryKind,
-    bound: Duration,
-) -> Result<BTreeSet<String>, String> {
-    let deadline = Instant::now() + bound;
+/// What is still there of a kind at the deadline.
+async fn wait_until_gone(marks: &Marks, backend: &dyn Backend, kind: InventoryKind, deadline: Instant) -> Found {
     loop {
         let left = marks.inventory(backend, kind).await?;
         if left.is_empty() || Instant::now() > deadline {

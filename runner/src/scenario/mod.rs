@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use probe_spec::{
     Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase,
-    Vantage,
+    StateCheck, Vantage,
 };
 
 pub use death::launcher;
-pub use lifecycle::sweep_up;
+pub use lifecycle::{Stopped, sweep_up};
 
 use crate::agent::{Place, attempt};
 use crate::assemble::{Heard, Proof, expectation};
@@ -132,13 +132,29 @@ pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Ac
     }
 }
 
+/// Whether a case is about bottles of its own only: then it may be performed beside whatever goes on in the bottle under test.
+pub fn stands_alone(how: &How) -> bool {
+    match how {
+        How::Hammer { .. } => true,
+        How::Runner(case) => matches!(
+            case,
+            RunnerCase::InventoryAfterStop(_)
+                | RunnerCase::LauncherDeath(_)
+                | RunnerCase::AddressReuse(_)
+                | RunnerCase::WriteThenFreshSearches(_)
+                | RunnerCase::StateFiles(StateCheck::GoneAfterStop | StateCheck::NoFollow)
+        ),
+        How::Agent(_) => false,
+    }
+}
+
 /// Performs a case that is more than an agent's attempt.
 pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, SuiteError> {
     let started = crate::clock::now();
     let clock = Instant::now();
     let nonce = fresh_nonce();
     let wanted = cell.case.spec.alive.iter().copied().collect();
-    let before = target.prove(&wanted).await?;
+    let before = target.prove_before(&wanted).await?;
     let observed = match &cell.case.spec.how {
         How::Agent(action) => {
             let action = crate::template::fill(action, target.keys)?;
@@ -153,7 +169,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, S
         How::Runner(case) => runner_case(target, cell, case, &nonce).await?,
     };
     let settled = target.settle().await;
-    let after = target.prove(&wanted).await?;
+    let after = target.prove_after().await?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let seen = Seen {
         nonce,
