@@ -112,7 +112,7 @@ pub async fn plan(
     peer: Option<&Fixture>,
 ) -> Result<Planned, SuiteError> {
     let mut plan = fixture::plan(lab, kind, topology).await?;
-    let token = fresh_nonce();
+    let token = lab.redaction.sentinel();
     let mut removed = Removed::default();
     if let Some(leak) = leak {
         let world = world(lab, leak, &plan, peer, &token).await?;

@@ -96,6 +96,6 @@ pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize
 
 /// The beginning of what was read, printable.
 pub fn excerpt(bytes: &[u8]) -> String {
-    let shown = &bytes[..bytes.len().min(100)];
+    let shown = &bytes[..bytes.len().min(160)];
     format!("{} bytes \"{}\"", bytes.len(), shown.escape_ascii())
 }

@@ -57,4 +57,25 @@ mod tests {
         }
         assert_eq!(find(&secret, fresh_nonce().as_str().as_bytes()), None);
     }
+
+    #[test]
+    fn every_form_that_is_found_is_redacted() {
+        let redaction = crate::redaction::Redaction::default();
+        let secret = redaction.sentinel();
+        let text = secret.as_str();
+        let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        for form in [
+            format!("a {text} b {}", text.to_ascii_uppercase()),
+            hex::encode_upper(text),
+            text.chars().rev().collect(),
+            base64(text),
+            base64(&format!("user:{text}")),
+            base64(&format!("u:{text}!")),
+        ] {
+            assert!(find(&secret, form.as_bytes()).is_some(), "{form}");
+            assert_eq!(find(&secret, redaction.text(&form).as_bytes()), None, "{form}");
+        }
+        let other = fresh_nonce();
+        assert_eq!(redaction.text(other.as_str()), other.as_str());
+    }
 }

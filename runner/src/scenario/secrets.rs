@@ -20,19 +20,11 @@ const LIMIT: usize = 64 << 20;
 
 /// Uses the token's route in ways that succeed and that fail, then searches an output.
 pub async fn in_output(target: &Target<'_>, place: OutputPlace) -> Result<Observation, SuiteError> {
-    let guest = &target.fixture.bottle.guest().id;
     let mut observed = Observation {
         issued: true,
         ..Observation::default()
     };
-    let sent = crate::sightings::fresh_nonce();
-    let mut answers = Vec::new();
-    for action in uses() {
-        // Of its own: the route's origin is meant to see these requests.
-        answers.push(attempt_in(target, guest, &sent, action).await);
-    }
-    answers.into_iter().for_each(|answer| observed.take(answer));
-    target.settle().await;
+    let sent = use_token(target, &mut observed).await;
     let texts = match place {
         OutputPlace::BundleLogs => bundle_logs(target).await,
         OutputPlace::Evidence | OutputPlace::Junit | OutputPlace::Terminal => rendered(target, place, &observed, &sent),
@@ -41,9 +33,25 @@ pub async fn in_output(target: &Target<'_>, place: OutputPlace) -> Result<Observ
     Ok(observed)
 }
 
-/// Requests that make the bundle handle the token: one that succeeds, and some that fail on the way.
+/// Has the guest use the token's route; the nonce of these requests, which is not the case's: the route's origin is meant to see
+/// them.
+async fn use_token(target: &Target<'_>, observed: &mut Observation) -> Nonce {
+    let guest = &target.fixture.bottle.guest().id;
+    let sent = crate::sightings::fresh_nonce();
+    for action in uses() {
+        observed.take(attempt_in(target, guest, &sent, action).await);
+    }
+    target.settle().await;
+    sent
+}
+
+/// Takes whatever comes.
+const READ: Step = Step::Read { ms: 500 };
+
+/// Requests that make the bundle handle the token: one whose origin sends back what it was sent, one that succeeds, and some that
+/// fail on the way.
 fn uses() -> Vec<Action> {
-    let inside = |request: &str| {
+    let inside = |request: &str, answer: Step| {
         let connect = format!(
             "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n",
             host = world::ROUTE
@@ -61,7 +69,7 @@ fn uses() -> Vec<Action> {
                 Step::Send {
                     text: request.to_owned(),
                 },
-                Step::Read { ms: 500 },
+                answer,
             ],
         }
     };
@@ -69,9 +77,18 @@ fn uses() -> Vec<Action> {
         "GET /{{nonce}} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {{nonce}}\r\nconnection: close\r\n\r\n",
         world::ROUTE
     );
+    let echo = format!(
+        "GET /echo HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+        world::ROUTE
+    );
     let other = get.replace(world::ROUTE, world::DENIED);
     let broken = format!("{}GET / HTTP/9.9\r\n\r\n", get.replace("connection: close\r\n", ""));
-    vec![inside(&get), inside(&other), inside(&broken)]
+    vec![
+        inside(&echo, Step::Response),
+        inside(&get, READ),
+        inside(&other, READ),
+        inside(&broken, READ),
+    ]
 }
 
 /// Everything that the bundle and the launcher said of this bottle.
@@ -93,7 +110,8 @@ async fn bundle_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, Stri
     ])
 }
 
-/// A report over this very case, in the form that is searched.
+/// A report over this very case, in the form that is searched. The agent was told the token by an echo, and the origin's witness
+/// saw it: both are in the evidence that the report is made of.
 fn rendered(
     target: &Target<'_>,
     place: OutputPlace,
@@ -103,7 +121,8 @@ fn rendered(
     let cell = self_cell(target);
     let copy = Observation {
         issued: observed.issued,
-        findings: observed.findings.clone(),
+        // Reports tell most of what was found.
+        findings: observed.trace.clone(),
         trace: observed.trace.clone(),
         ..Observation::default()
     };
@@ -116,12 +135,11 @@ fn rendered(
         decisions: target.fixture,
     };
     let mut evidence = evidence(target, &cell, copy, &none, &none, seen);
-    // The sentinels that a case is about are named in its evidence on purpose; what is asked is whether they come in otherwise.
+    evidence.secrets = vec![target.fixture.token.clone(), target.peer.token.clone()];
+    // As the session does with every case.
     if !target.fixture.removed.redaction {
-        evidence.secrets.clear();
+        evidence = target.lab.redaction.evidence(evidence);
     }
-    // Origins of the run are told the route's token: that sighting is the route at work.
-    evidence.sightings.retain(|sighting| sighting.at != Vantage::Origin);
     let line = serde_json::to_vec(&evidence).map_err(|error| error.to_string())?;
     let judgement = probe_spec::judge(&evidence);
     let expected = ExpectedCell {
@@ -197,16 +215,20 @@ fn self_cell(target: &Target<'_>) -> CaseCell {
 /// Searches what the engine tells of this bottle.
 pub async fn in_engine(target: &Target<'_>, place: EnginePlace) -> Result<Observation, SuiteError> {
     let bottle = &target.fixture.bottle;
+    let mut observed = Observation {
+        issued: true,
+        ..Observation::default()
+    };
+    if place == EnginePlace::ContainerLogs {
+        // Otherwise there may be nothing to log.
+        use_token(target, &mut observed).await;
+    }
     let texts = match place {
         EnginePlace::InspectGuest => inspect(bottle.id(Role::Guest)).await,
         EnginePlace::InspectBundle => inspect(bottle.id(Role::Bundle)).await,
         EnginePlace::ContainerLogs => both_logs(target).await,
         EnginePlace::GuestExport => export(bottle.id(Role::Guest)).await,
         EnginePlace::Volumes => mounts(target).await,
-    };
-    let mut observed = Observation {
-        issued: true,
-        ..Observation::default()
     };
     search(target, texts, &mut observed);
     Ok(observed)
