@@ -21,7 +21,7 @@ pub const SETTLE: Duration = Duration::from_millis(250);
 /// Cases of one batch at a time.
 const PARALLEL: usize = 16;
 /// Heavy cases at a time: they saturate a CPU or walk the whole file system.
-const PARALLEL_HEAVY: usize = 2;
+const PARALLEL_HEAVY: usize = 4;
 /// Most cases of one batch: a crash of the agent costs no more than these.
 const BATCH: usize = 128;
 /// Limit of one ordinary case, and of one heavy case, in milliseconds.

@@ -21,7 +21,7 @@ use crate::shared::Shared;
 use crate::trust::Trust;
 
 /// Scenarios that are performed at a time: most wait for something.
-const SIDE_BY_SIDE: usize = 5;
+const SIDE_BY_SIDE: usize = 8;
 /// Batches under way: one is attempted, the ones before it settle.
 const BATCHES_SIDE_BY_SIDE: usize = 3;
 

@@ -76,7 +76,7 @@ impl Shared {
         let begun = Instant::now();
         let proof = prove(lab, fixture, peer, &self.wanted).await?;
         let ended = Instant::now();
-        tracing::debug!(took = ?ended - begun, missing = ?self.wanted.difference(&proof), "witnesses proved");
+        tracing::debug!(took = ?ended - begun, missing = ?self.wanted.difference(&proof).collect::<Vec<_>>(), "witnesses proved");
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Round {
             begun,
             ended,

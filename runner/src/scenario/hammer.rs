@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use bottle_backend::{Labels, Resource, ResourceKind, Streams};
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Attempt, Disturbance, Evidence, Nonce};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{Observation, Seen, evidence, plan_like};
 use crate::agent::{AgentRun, Place, attempt};
@@ -20,20 +20,25 @@ use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 use crate::template::fill;
 
-/// How often the action is repeated, and the pause between: longer than run-up and standstill together.
-const TIMES: u32 = 15;
-const PAUSE_MS: u64 = 80;
+/// How often the action is repeated, and the pause between. One takes the agent's patience, half a second at least, so all
+/// after the first take longer than the standstill.
+const TIMES: u32 = 4;
+const PAUSE_MS: u64 = 50;
 /// Limit of the whole.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long the hammering goes on before something is done to the bundle.
-const RUN_UP: Duration = Duration::from_millis(250);
+/// Within what time the bundle must have told of a first attempt, before something is done to it.
+const RUN_UP: Duration = Duration::from_secs(15);
 /// How long a bundle or daemon stays stopped.
 const STANDSTILL: Duration = Duration::from_millis(500);
 /// What a guest that hammers from its first instruction runs, and where it finds its cases.
 const HAMMER: [&str; 2] = ["/bottle-probe", "hammer"];
 const HAMMER_ENV: &str = "BOTTLE_HAMMER";
-/// How long it hammers on after its bottle is up.
+/// How long it hammers on after its bottle is up, and how many attempts it must have told of; an attempt that nobody refuses
+/// takes the agent's whole patience.
 const HAMMER_ON: Duration = Duration::from_millis(500);
+const ATTEMPTS_HEARD: usize = 2;
+/// Within what time.
+const HEARD_WITHIN: Duration = Duration::from_secs(6);
 /// Most that is read of it.
 const OUTPUT_LIMIT: u64 = 4 << 20;
 /// Within what time a guest whose bundle is gone must have ended.
@@ -101,8 +106,14 @@ async fn while_disturbed(
         prefix: &[],
     };
     let disturb = async {
-        tokio::time::sleep(RUN_UP).await;
-        disturb(lab, fixture, meanwhile).await
+        if is_hammered(fixture, nonce).await {
+            disturb(lab, fixture, meanwhile).await
+        } else {
+            Err(format!(
+                "the bundle told of no attempt within {} s, so nothing was done to it",
+                RUN_UP.as_secs()
+            ))
+        }
     };
     let batch = fresh_nonce();
     let (run, disturbed) = tokio::join!(attempt(place, &list, &batch, LIMIT), disturb);
@@ -112,6 +123,18 @@ async fn while_disturbed(
             .await
             .is_ok();
     observe(&list, run, disturbed, guest_ended)
+}
+
+/// Whether an attempt has come to the bundle: then the agent is at work, however long the engine took to start it.
+async fn is_hammered(fixture: &Fixture, nonce: &Nonce) -> bool {
+    let deadline = Instant::now() + RUN_UP;
+    while Instant::now() < deadline {
+        if !fixture.decisions(nonce).is_empty() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
 }
 
 fn case(action: Action, nonce: &Nonce) -> AgentCase {
@@ -152,17 +175,20 @@ async fn heard(streams: Streams) -> Vec<Vec<u8>> {
         stdout,
         stderr: _stderr,
     } = streams;
-    let mut stdout = stdout.take(OUTPUT_LIMIT);
-    let mut said = Vec::new();
+    let mut lines = BufReader::new(stdout.take(OUTPUT_LIMIT)).split(b'\n');
+    let begun = Instant::now();
+    let mut heard = Vec::new();
     // Ends by its time: the guest goes on.
-    let _ = tokio::time::timeout(HAMMER_ON, stdout.read_to_end(&mut said)).await;
-    // The line in the making is no line.
-    let whole = said.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
-    said[..whole]
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::to_vec)
-        .filter(|line| !line.is_empty())
-        .collect()
+    let _ = tokio::time::timeout(HEARD_WITHIN, async {
+        while let Ok(Some(line)) = lines.next_segment().await {
+            heard.push(line);
+            if heard.len() >= ATTEMPTS_HEARD && begun.elapsed() >= HAMMER_ON {
+                break;
+            }
+        }
+    })
+    .await;
+    heard
 }
 
 /// What the lines of a guest that hammered from its first instruction came to.
