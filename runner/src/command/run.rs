@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bottle_backend::Backend;
+use bottle_backend::{Backend, ResourceKind};
 use bottle_docker::Docker;
-use bottle_plan::Topology;
+use bottle_plan::{LABEL_RUN, Topology};
 use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted};
 use probe_spec::{Cell, ExitCode, Judgement, Verdict};
 use tokio::sync::{mpsc, watch};
@@ -242,10 +242,34 @@ pub async fn in_lab(
             work(&session).await
         } => outcome,
     };
-    for left in lab.close().await {
+    let mut left = lab.close().await;
+    left.extend(remove_the_rest(&*ground.backend, &ground.run).await);
+    for left in left {
         let _ = events.send(Event::Note {
             text: format!("left behind: {left} (`bottle cleanup` removes it)"),
         });
     }
     outcome
+}
+
+/// Removes what the engine still has of this run, and says what stays. A teardown that was itself stopped half-way (the
+/// operator's interrupt ends whatever is being done) no longer knows what it had left to do; the engine's labels do.
+async fn remove_the_rest(backend: &dyn Backend, run: &str) -> Vec<String> {
+    let mut rest = match backend.inventory(LABEL_RUN, Some(run)).await {
+        Ok(rest) => rest,
+        Err(error) => {
+            return vec![format!(
+                "everything with the label {LABEL_RUN}={run} that there may be: {error}"
+            )];
+        }
+    };
+    // Containers hold networks and volumes.
+    rest.sort_by_key(|resource| resource.kind != ResourceKind::Container);
+    let mut left = Vec::new();
+    for resource in &rest {
+        if let Err(error) = backend.remove(resource).await {
+            left.push(format!("{:?} {}: {error}", resource.kind, resource.name));
+        }
+    }
+    left
 }
