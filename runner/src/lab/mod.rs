@@ -322,3 +322,37 @@ impl Surroundings {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bottle_backend::fake::{Failure, Fake};
+    use bottle_plan::BackendKind;
+
+    #[tokio::test]
+    async fn a_lab_that_cannot_be_opened_leaves_nothing() {
+        let empty: &[u8] = &[];
+        for call in 1..5 {
+            let fake = Fake::new(BackendKind::Docker);
+            fake.fail_at(call, Failure::Refused);
+            let run = crate::sightings::fresh_nonce().as_str()[2..10].to_owned();
+            let (_stop, stopped) = watch::channel(false);
+            let options = LabOptions {
+                run: run.clone(),
+                backend: Arc::new(fake.clone()),
+                parts: Parts {
+                    bundle: empty,
+                    leaky_bundle: empty,
+                    probe: empty,
+                    witness: empty,
+                },
+                program: None,
+                stop: stopped,
+            };
+            assert!(Lab::open(options).await.is_err(), "call {call}");
+            let left = std::env::temp_dir().join(format!("bottle-conform-{run}"));
+            assert!(!left.exists(), "call {call}: {}", left.display());
+            assert_eq!(fake.resources(), [], "call {call}");
+        }
+    }
+}

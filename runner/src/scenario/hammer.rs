@@ -155,7 +155,13 @@ async fn from_first_instruction(
 ) -> Result<(Fixture, Observation), SuiteError> {
     let json = serde_json::to_vec(&[&case]).unwrap_or_default();
     let guest = &mut planned.plan.guest;
-    guest.command = HAMMER.map(str::to_owned).to_vec();
+    let hammer = HAMMER.map(str::to_owned).to_vec();
+    // A leaky guest may have no init: its program is then the entry point.
+    if guest.command.is_empty() {
+        guest.entrypoint = hammer;
+    } else {
+        guest.command = hammer;
+    }
     guest.env.insert(
         HAMMER_ENV.to_owned(),
         base64::engine::general_purpose::STANDARD.encode(json),
