@@ -151,9 +151,9 @@ impl Site {
             }
         };
         let lease = Lease::default();
-        let wait = self.plan.config.lease;
+        let wait = self.plan().config.lease;
         let undo = end_lease(lease.clone(), heard.clone(), self.guest_end.clone(), wait);
-        self.teardown.push(StepKind::Lease, &*self.plan.slug, undo);
+        self.teardown.push(StepKind::Lease, &*self.plan().slug, undo);
         let bundle = RunningBundle {
             half,
             lease,
@@ -175,9 +175,9 @@ impl Site {
     }
 
     async fn send_configuration(&self, input: &mut Input, secrets: &Secrets) -> std::io::Result<()> {
-        let mut config = serde_json::to_vec(&self.plan.config)?;
+        let mut config = serde_json::to_vec(&self.plan().config)?;
         config.push(b'\n');
-        let tokens = secrets.line(&self.plan.token_env)?;
+        let tokens = secrets.line(&self.plan().token_env)?;
         let send = async {
             input.write_all(&config).await?;
             input.write_all(&tokens).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bottle_backend::{Backend, BackendErrorKind, Observed, Role};
@@ -22,6 +22,9 @@ use crate::secrets::Secrets;
 use crate::state;
 use crate::sweep::{SweepScope, sweep};
 use crate::teardown::{StepKind, Teardown, TeardownReport};
+
+/// Role of the network that a routed guest shares with its bundle.
+const INNER_NETWORK: &str = "inner-network";
 
 /// Told in a few words what is going on.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
@@ -73,10 +76,11 @@ pub async fn launch(
 ) -> Result<Bottle, LaunchError> {
     let cancel = options.cancel.clone();
     let site = Site {
-        plan,
+        given: plan,
         backend,
         options,
         teardown: Teardown::default(),
+        settled: OnceLock::new(),
         guest_end: Arc::default(),
         tasks: Mutex::default(),
     };
@@ -88,7 +92,7 @@ pub async fn launch(
     match outcome {
         Ok(parts) => Ok(site.into_bottle(parts)),
         Err(failure) => {
-            let undone = if site.plan.lifecycle.teardown {
+            let undone = if site.plan().lifecycle.teardown {
                 site.teardown.run().await
             } else {
                 TeardownReport::default()
@@ -111,7 +115,10 @@ async fn cancelled(cancel: Option<watch::Receiver<bool>>) {
 
 /// A launch under way.
 pub(crate) struct Site {
-    pub(crate) plan: Plan,
+    /// The plan as it was given; see [`Site::plan`].
+    pub(crate) given: Plan,
+    /// The plan on the subnet that the engine took, when that was not the first candidate.
+    pub(crate) settled: OnceLock<Plan>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) options: LaunchOptions,
     pub(crate) teardown: Teardown,
@@ -131,14 +138,15 @@ struct Parts {
 impl Site {
     async fn run(&self, secrets: Secrets) -> Result<Parts, LaunchFailure> {
         self.check(&secrets)?;
-        if self.plan.lifecycle.sweep {
+        if self.plan().lifecycle.sweep {
             self.say("sweeping");
             self.sweep().await;
         }
         self.make_state()?;
         self.say("making networks and volumes");
         let (subnets, guest) = self.ground().await?;
-        let (bundle, guest) = if self.plan.lifecycle.bundle_first {
+        self.settle(&subnets)?;
+        let (bundle, guest) = if self.plan().lifecycle.bundle_first {
             self.bundle_beside_guest(secrets, &subnets, guest).await?
         } else {
             let guest = self.create_half(Role::Guest, &subnets).await?;
@@ -148,7 +156,7 @@ impl Site {
             (bundle, guest)
         };
         let (bundle_seen, mut guest_seen) = self.compare(&bundle, &guest).await?;
-        if self.plan.lifecycle.bundle_first {
+        if self.plan().lifecycle.bundle_first {
             self.say("starting the guest");
             self.start_half(Role::Guest, &guest).await?;
             guest_seen = self.see_started(&guest, guest_seen).await?;
@@ -163,20 +171,43 @@ impl Site {
     }
 
     pub(crate) fn say(&self, what: &str) {
-        tracing::debug!(bottle = self.plan.slug, "{what}");
+        tracing::debug!(bottle = self.plan().slug, "{what}");
         if let Some(progress) = &self.options.progress {
             progress(what);
         }
     }
 
+    /// The plan in force: the given one, until the engine has taken another subnet than its first candidate.
+    pub(crate) fn plan(&self) -> &Plan {
+        self.settled.get().unwrap_or(&self.given)
+    }
+
+    /// A routed plan names an address of the first candidate of its inner network. The engine may have taken a later one:
+    /// then the plan moves there before a container is made that depends on it.
+    fn settle(&self, subnets: &BTreeMap<String, String>) -> Result<(), LaunchFailure> {
+        let inner = self.given.networks.iter().find(|network| network.role == INNER_NETWORK);
+        let Some((network, subnet)) = inner.and_then(|network| Some((network, subnets.get(&network.name)?))) else {
+            return Ok(());
+        };
+        if network.subnets.first().is_none_or(|first| first.cidr == *subnet) {
+            return Ok(());
+        }
+        if let Some(moved) = self.given.with_inner_subnet(subnet) {
+            state::rewrite(&self.options.state_dir, &moved)?;
+            // Set once, here, before anything reads the plan again.
+            let _ = self.settled.set(moved);
+        }
+        Ok(())
+    }
+
     fn check(&self, secrets: &Secrets) -> Result<(), LaunchFailure> {
-        if self.plan.backend != self.backend.kind() {
+        if self.plan().backend != self.backend.kind() {
             return Err(LaunchFailure::WrongBackend {
-                planned: self.plan.backend,
+                planned: self.plan().backend,
                 given: self.backend.kind(),
             });
         }
-        let names = secrets.missing(&self.plan.token_env);
+        let names = secrets.missing(&self.plan().token_env);
         if !names.is_empty() {
             return Err(LaunchFailure::SecretsMissing { names });
         }
@@ -196,11 +227,11 @@ impl Site {
     }
 
     fn make_state(&self) -> Result<(), LaunchFailure> {
-        let directory = state::state_path(&self.options.state_dir, &self.plan.slug);
+        let directory = state::state_path(&self.options.state_dir, &self.plan().slug);
         let existed = std::fs::symlink_metadata(&directory).is_ok();
         if !existed {
             let keep: Vec<String> = self
-                .plan
+                .plan()
                 .state
                 .iter()
                 .filter(|file| file.keep)
@@ -212,18 +243,18 @@ impl Site {
                     state::remove(&undo, &keep)
                 });
         }
-        state::make(&self.options.state_dir, &self.plan)
+        state::make(&self.options.state_dir, self.plan())
     }
 
     /// What the bundle is made on, all at once: the subnets of the networks. A guest that is on none of them is created
     /// meanwhile.
     async fn ground(&self) -> Result<(BTreeMap<String, String>, Option<Half>), LaunchFailure> {
-        let on_networks = matches!(self.plan.guest.network, NetworkMode::Networks(_));
+        let on_networks = matches!(self.plan().guest.network, NetworkMode::Networks(_));
         let rest = async {
             let (images, volumes) = tokio::join!(self.images(), self.volumes());
             images?;
             volumes?;
-            if on_networks || !self.plan.lifecycle.bundle_first {
+            if on_networks || !self.plan().lifecycle.bundle_first {
                 return Ok(None);
             }
             self.create_half(Role::Guest, &BTreeMap::new()).await.map(Some)
@@ -261,7 +292,7 @@ impl Site {
     async fn compare(&self, bundle: &RunningBundle, guest: &Half) -> Result<(Observed, Observed), LaunchFailure> {
         self.say("comparing with the plan");
         let networks = futures_util::future::join_all(
-            self.plan
+            self.plan()
                 .networks
                 .iter()
                 .map(|network| self.backend.observe_network(&network.name)),
@@ -276,9 +307,9 @@ impl Site {
             other => other.map_err(backend_failed("reading back the bundle"))?,
         };
         let guest_seen = guest_seen.map_err(backend_failed("reading back the guest"))?;
-        let mut drifts = container_drift("bundle", &self.plan.bundle, &bundle_seen.applied);
-        drifts.extend(container_drift("guest", &self.plan.guest, &guest_seen.applied));
-        for (planned, seen) in self.plan.networks.iter().zip(networks) {
+        let mut drifts = container_drift("bundle", &self.plan().bundle, &bundle_seen.applied);
+        drifts.extend(container_drift("guest", &self.plan().guest, &guest_seen.applied));
+        for (planned, seen) in self.plan().networks.iter().zip(networks) {
             let seen = seen.map_err(backend_failed("reading back a network"))?;
             drifts.extend(network_drift(planned, &seen));
         }
@@ -308,9 +339,9 @@ impl Site {
             _ => parts.bundle.ready(),
         };
         Bottle {
-            state: state::state_path(&self.options.state_dir, &self.plan.slug),
+            state: state::state_path(&self.options.state_dir, &self.plan().slug),
             tasks: self.take_tasks(),
-            plan: self.plan,
+            plan: self.settled.into_inner().unwrap_or(self.given),
             backend: self.backend,
             guest: parts.guest_seen,
             bundle: parts.bundle_seen,

@@ -35,7 +35,7 @@ pub(crate) fn backend_failed(step: impl Into<String>) -> impl FnOnce(BackendErro
 
 impl Site {
     fn labels(&self, role: &str) -> Labels {
-        labels(&self.plan.slug, &self.options.run, role)
+        labels(&self.plan().slug, &self.options.run, role)
     }
 
     /// Makes an engine object and notes its undo beforehand. `work` gives the object's id and whatever else came back.
@@ -90,7 +90,10 @@ impl Site {
             let loading = self.backend.load_image(reference, archive.clone()).await;
             loading.map_err(backend_failed("loading the bundle's image"))?;
         }
-        for (role, image) in [("bundle", &self.plan.bundle.image), ("guest", &self.plan.guest.image)] {
+        for (role, image) in [
+            ("bundle", &self.plan().bundle.image),
+            ("guest", &self.plan().guest.image),
+        ] {
             if find(image).await?.is_none() {
                 let image = image.clone();
                 return Err(LaunchFailure::ImageMissing { role, image });
@@ -101,7 +104,7 @@ impl Site {
 
     /// Makes the networks, all at once; their subnets by name.
     pub(crate) async fn networks(&self) -> Result<BTreeMap<String, String>, LaunchFailure> {
-        let making = self.plan.networks.iter().map(async |network| {
+        let making = self.plan().networks.iter().map(async |network| {
             let labels = self.labels(&network.role);
             let (backend, plan, theirs) = (self.backend.clone(), network.clone(), labels.clone());
             let work = async move {
@@ -118,7 +121,7 @@ impl Site {
 
     /// Makes the volumes, all at once.
     pub(crate) async fn volumes(&self) -> Result<(), LaunchFailure> {
-        let making = self.plan.volumes.iter().map(async |volume| {
+        let making = self.plan().volumes.iter().map(async |volume| {
             let labels = self.labels(&volume.role);
             let (backend, plan, theirs) = (self.backend.clone(), volume.clone(), labels.clone());
             let work = async move {
@@ -134,8 +137,8 @@ impl Site {
 
     fn half(&self, role: Role) -> (&ContainerPlan, StepKind) {
         match role {
-            Role::Guest => (&self.plan.guest, StepKind::Guest),
-            Role::Bundle => (&self.plan.bundle, StepKind::Bundle),
+            Role::Guest => (&self.plan().guest, StepKind::Guest),
+            Role::Bundle => (&self.plan().bundle, StepKind::Bundle),
         }
     }
 

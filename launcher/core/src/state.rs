@@ -57,6 +57,26 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
     Ok(())
 }
 
+/// Writes the plan and its files again, after [`make`], for a plan that moved to another subnet.
+pub(crate) fn rewrite(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
+    let directory = state_path(state_dir, &plan.slug);
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LaunchFailure::State { path, source }
+    };
+    let json = serde_json::to_vec_pretty(plan).map_err(|error| fail(&directory)(error.into()))?;
+    let files = plan
+        .state
+        .iter()
+        .map(|file| (file.name.as_str(), file.content.as_bytes(), file.mode));
+    for (name, content, mode) in files.chain([(PLAN_FILE, json.as_slice(), 0o600)]) {
+        let path = directory.join(name);
+        std::fs::remove_file(&path).map_err(fail(&path))?;
+        write(&path, content, mode)?;
+    }
+    Ok(())
+}
+
 /// Removes what [`make`] made, and whatever was added to it, except files that the plan says are kept.
 pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
     let said = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());

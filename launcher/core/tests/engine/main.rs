@@ -7,6 +7,8 @@ mod streams;
 
 use bottle_backend::Role;
 use bottle_launch::launch;
+use bottle_plan::Plan;
+use bottle_policy::Listen;
 use fixture::{engine, left, options, outcome, routed, sealed, secrets, shell};
 
 const FOREVER: &str = "exec /bin/busybox sleep 600";
@@ -63,6 +65,48 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
     assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
     assert!(!bottle.state().exists());
     assert!(bottle.close().await.steps.is_empty());
+}
+
+#[tokio::test]
+async fn a_routed_bottle_moves_to_the_subnet_that_the_engine_took() {
+    let Some(engine) = engine("a second bottle on the same candidates").await else {
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let listening = |mut plan: Plan| {
+        let first = plan.networks[0].subnets[0].cidr.replace("0/24", "2:8888");
+        plan.config.listen = vec![Listen::Tcp(first.parse().unwrap())];
+        plan
+    };
+    // Both plans name the same candidates; the engine gives the first to the first.
+    let one = launch(
+        listening(routed(FOREVER)),
+        secrets(),
+        engine.clone(),
+        options(state.path()),
+    );
+    let one = one.await.unwrap();
+    let two = launch(
+        listening(routed(FOREVER)),
+        secrets(),
+        engine.clone(),
+        options(state.path()),
+    );
+    let two = two.await.unwrap();
+    let mut addresses = Vec::new();
+    for bottle in [&one, &two] {
+        let inner = &bottle.plan().networks[0].name;
+        let address = bottle.bundle().addresses[inner][0];
+        assert_eq!(bottle.plan().config.listen, vec![Listen::Tcp((address, 8888).into())]);
+        let saved = std::fs::read_to_string(bottle.state().join("plan.json")).unwrap();
+        assert!(saved.contains(&format!("{address}:8888")), "{saved}");
+        addresses.push(address);
+    }
+    assert_ne!(addresses[0], addresses[1]);
+    for bottle in [one, two] {
+        let report = bottle.close().await;
+        assert!(report.is_clean(), "{report:?}");
+    }
 }
 
 #[tokio::test]
