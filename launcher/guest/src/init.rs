@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
@@ -101,13 +102,23 @@ fn reap(command: Pid) -> Option<u8> {
         if status.stopped() {
             // Nobody in the guest could continue the command that its own Ctrl-Z stopped.
             if pid == command && status.stopping_signal() == Some(Signal::TSTP.as_raw()) {
-                let _ = rustix::process::kill_process_group(command, Signal::CONT);
+                resume(command);
             }
         } else if pid == command {
             ended = Some(exit_code(status));
         }
     }
     ended
+}
+
+/// Continues a command's process group. More than once: the terminal stops the members one after another, and one that it
+/// comes to after our first SIGCONT would stay stopped for ever.
+fn resume(command: Pid) {
+    for pause_ms in [0, 10, 100] {
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        // A group that is gone needs no continuing.
+        let _ = rustix::process::kill_process_group(command, Signal::CONT);
+    }
 }
 
 fn exit_code(status: WaitStatus) -> u8 {
