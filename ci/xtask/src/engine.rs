@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::process::{has, run, say, target};
 
@@ -79,6 +79,39 @@ pub fn ensure() -> anyhow::Result<()> {
         log_path().display()
     ))
     .into())
+}
+
+/// What the tests on real engines and networks use, by the file that shows it is there and the package that has it.
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/share/doc/busybox-static/copyright", "busybox-static"),
+    ("/usr/bin/curl", "curl"),
+    ("/bin/ip", "iproute2"),
+    ("/usr/bin/unshare", "util-linux"),
+];
+
+/// Makes sure that the programs which tests use are there; installs what is missing where that is allowed.
+pub fn ensure_test_programs() -> anyhow::Result<()> {
+    let missing: Vec<&str> = TEST_PROGRAMS
+        .iter()
+        .filter(|(file, _)| !Path::new(file).exists())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(privilege) = Privilege::find().filter(|_| has("apt-get")) else {
+        bail!(
+            "the tests need {}; install them with this system's package manager, then run this again",
+            missing.join(", ")
+        );
+    };
+    say(&format!("installing what the tests use: {}", missing.join(", ")));
+    run(privilege.command("apt-get").args(["update", "-q"]))?;
+    run(privilege
+        .command("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(&missing))
 }
 
 /// Starts an installed engine: by systemd where that runs the machine, by hand elsewhere.

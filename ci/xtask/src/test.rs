@@ -19,6 +19,7 @@ pub struct Arguments {
 pub fn test(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.no_engine {
         engine::ensure()?;
+        engine::ensure_test_programs()?;
     }
     let built = build::build()?;
     for (name, rule) in [
