@@ -21,10 +21,6 @@ pub fn state_path(state_dir: &Path, slug: &str) -> PathBuf {
 
 /// Makes the directory (0700) and its files; none may exist before.
 pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |source| LaunchFailure::State { path, source }
-    };
     if !is_component(&plan.slug) {
         let problem = std::io::Error::other("a slug must be one path component");
         return Err(fail(state_dir)(problem));
@@ -44,7 +40,22 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
     let owner = Owner::current();
     let owner = format!("{}\n{}\n{}\n", owner.pid, owner.start, owner.place);
     write(&directory.join(OWNER_FILE), owner.as_bytes(), 0o600)?;
-    let json = serde_json::to_vec_pretty(plan).map_err(|error| fail(&directory)(error.into()))?;
+    write_plan(&directory, plan)
+}
+
+/// Writes the plan and its files again, after [`make`], for a plan that moved to another subnet.
+pub(crate) fn rewrite(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
+    let directory = state_path(state_dir, &plan.slug);
+    for name in plan.state.iter().map(|file| file.name.as_str()).chain([PLAN_FILE]) {
+        let path = directory.join(name);
+        std::fs::remove_file(&path).map_err(fail(&path))?;
+    }
+    write_plan(&directory, plan)
+}
+
+/// Writes the plan and its files; none may be there.
+fn write_plan(directory: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
+    let json = serde_json::to_vec_pretty(plan).map_err(|error| fail(directory)(error.into()))?;
     write(&directory.join(PLAN_FILE), &json, 0o600)?;
     for file in &plan.state {
         let path = directory.join(&file.name);
@@ -57,24 +68,10 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
     Ok(())
 }
 
-/// Writes the plan and its files again, after [`make`], for a plan that moved to another subnet.
-pub(crate) fn rewrite(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
-    let directory = state_path(state_dir, &plan.slug);
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |source| LaunchFailure::State { path, source }
-    };
-    let json = serde_json::to_vec_pretty(plan).map_err(|error| fail(&directory)(error.into()))?;
-    let files = plan
-        .state
-        .iter()
-        .map(|file| (file.name.as_str(), file.content.as_bytes(), file.mode));
-    for (name, content, mode) in files.chain([(PLAN_FILE, json.as_slice(), 0o600)]) {
-        let path = directory.join(name);
-        std::fs::remove_file(&path).map_err(fail(&path))?;
-        write(&path, content, mode)?;
-    }
-    Ok(())
+/// Says which path a failure is about.
+fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> LaunchFailure {
+    let path = path.to_owned();
+    move |source| LaunchFailure::State { path, source }
 }
 
 /// Removes what [`make`] made, and whatever was added to it, except files that the plan says are kept.
