@@ -37,9 +37,11 @@ impl AgentRun {
 /// Where agents are started.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    /// The engine.
+    /// What has it.
     pub backend: &'a dyn Backend,
-    /// A guest or a control container (`Role::Guest`: both are containers of the engine).
+    /// A bottle's guest, or (as `Role::Bundle`: always a container of the engine) a control guest.
+    pub role: Role,
+    /// Its id.
     pub id: &'a str,
     /// What the agent is started through.
     pub prefix: &'a [String],
@@ -53,7 +55,7 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
         command,
         ..ExecSpec::default()
     };
-    let exec = match place.backend.exec(Role::Guest, place.id, &spec).await {
+    let exec = match place.backend.exec(place.role, place.id, &spec).await {
         Ok(exec) => exec,
         Err(error) => return AgentRun::not_started(error.to_string()),
     };

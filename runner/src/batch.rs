@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use probe_spec::{Action, AgentCase, AgentList, Evidence, How, Nonce, Oracle, Place as Search, Vantage};
 
-use crate::agent::{AgentRun, Place, attempt};
+use crate::agent::{AgentRun, attempt};
 use crate::assemble::{BatchFacts, CaseFacts, Heard, Proof, assemble, expectation};
 use crate::error::SuiteError;
 use crate::fixture::Fixture;
@@ -246,12 +246,7 @@ impl Target<'_> {
             cases,
             parallel: batch.parallel,
         };
-        let place = Place {
-            backend: &*self.lab.backend,
-            id: &self.fixture.bottle.guest().id,
-            prefix: &self.fixture.removed.agent_prefix,
-        };
-        let run = attempt(place, &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
+        let run = attempt(self.fixture.place(), &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
         Ok((list.cases, run))
     }
 

@@ -56,20 +56,22 @@ pub struct Filter {
     /// Only probes with one of these tags.
     #[arg(long, value_name = "TAG", value_delimiter = ',')]
     pub tag: Vec<String>,
-    /// Backend of the cells.
-    #[arg(long, value_enum, default_value_t = BackendChoice::Docker)]
-    pub backend: BackendChoice,
+    /// Backends of the cells: a column each.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "docker")]
+    pub backend: Vec<BackendChoice>,
     /// Topologies of the cells.
     #[arg(long, value_delimiter = ',', value_parser = topology, default_value = "sealed,routed")]
     pub topology: Vec<Topology>,
 }
 
 /// Backends that the suite can drive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum BackendChoice {
     /// Containers of the Docker Engine.
     #[default]
     Docker,
+    /// microVMs of the smolvm program.
+    Smolmachines,
 }
 
 impl BackendChoice {
@@ -77,6 +79,7 @@ impl BackendChoice {
     pub fn name(self) -> &'static str {
         match self {
             Self::Docker => "docker",
+            Self::Smolmachines => "smolmachines",
         }
     }
 }

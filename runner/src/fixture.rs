@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bottle_backend::Role;
+use bottle_backend::{Backend, Role};
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_leaky::Removed;
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
@@ -11,6 +11,7 @@ use probe_spec::{DecisionSeen, Leak, Nonce, Vantage, world};
 use tokio::sync::OnceCell;
 
 use crate::addresses::in_subnet;
+use crate::agent::Place;
 use crate::error::SuiteError;
 use crate::images::MARKER;
 use crate::injecting::Injecting;
@@ -51,6 +52,8 @@ pub struct Fixture {
     pub launch_ms: u64,
     /// What was taken away beyond the plan.
     pub removed: Removed,
+    /// What made its guest.
+    backend: Arc<dyn Backend>,
     control: OnceCell<String>,
     listener: Option<String>,
 }
@@ -129,7 +132,8 @@ pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result
     let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
     options.guest_stdio = stdio;
     options.cancel = Some(lab.stop.clone());
-    let mut backend = lab.backend.clone();
+    let made_by = lab.guests_of(kind).clone();
+    let mut backend = made_by.clone();
     if removed.needs_leaky_bundle() {
         backend = Arc::new(Injecting {
             inner: backend,
@@ -160,6 +164,7 @@ pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result
         token,
         launch_ms,
         removed,
+        backend: made_by,
         control: OnceCell::new(),
         listener: None,
     })
@@ -169,6 +174,16 @@ impl Fixture {
     /// Launches a bottle of the manifest as shipped.
     pub async fn shipped(lab: &Lab, kind: Kind, topology: Topology) -> Result<Self, SuiteError> {
         launch_plan(lab, leaks::plan(lab, kind, topology, None, None).await?).await
+    }
+
+    /// Where agents are started in its guest.
+    pub fn place(&self) -> Place<'_> {
+        Place {
+            backend: &*self.backend,
+            role: Role::Guest,
+            id: &self.bottle.guest().id,
+            prefix: &self.removed.agent_prefix,
+        }
     }
 
     /// Opens the listener on the own bundle's loopback (see `bundle.lo.tcp` of the world).

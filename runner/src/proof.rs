@@ -50,13 +50,17 @@ pub async fn prove(
     let lists = |from| cases(lab, peer, wanted, from);
     let (outside, host, own) = (lists(From::Outside), lists(From::Host), lists(From::Own));
     let (peers, bundle) = (lists(From::Peer), lists(From::Bundle));
-    let guest = fixture.bottle.guest().id.as_str();
+    let guest = Place {
+        prefix: &[],
+        ..fixture.place()
+    };
+    let control = |id| lab.control(id);
     let (outside_run, host_run, peer_run, own_run, bundle_run) = tokio::join!(
-        send(lab, &lab.control_outside, &outside),
-        send(lab, &lab.control_host, &host),
-        send(lab, control_peer.unwrap_or(&lab.control_outside), &peers),
-        send(lab, guest, &own),
-        send(lab, fixture.bundle_listener().unwrap_or(guest), &bundle)
+        send(control(&lab.control_outside), &outside),
+        send(control(&lab.control_host), &host),
+        send(control(control_peer.unwrap_or(&lab.control_outside)), &peers),
+        send(guest, &own),
+        send(fixture.bundle_listener().map_or(guest, control), &bundle)
     );
     let mut proof = Proof::new();
     let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
@@ -79,7 +83,7 @@ pub async fn prove(
     Ok(proof)
 }
 
-async fn send(lab: &Lab, id: &str, sent: &[Sent]) -> AgentRun {
+async fn send(place: Place<'_>, sent: &[Sent]) -> AgentRun {
     if sent.is_empty() {
         return AgentRun {
             lines: Vec::new(),
@@ -90,11 +94,6 @@ async fn send(lab: &Lab, id: &str, sent: &[Sent]) -> AgentRun {
     let list = AgentList {
         cases: sent.iter().map(|one| one.case.clone()).collect(),
         parallel: sent.len(),
-    };
-    let place = Place {
-        backend: &*lab.backend,
-        id,
-        prefix: &[],
     };
     attempt(place, &list, &fresh_nonce(), Duration::from_millis(CASE_MS * 2)).await
 }

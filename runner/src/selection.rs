@@ -4,7 +4,7 @@ use bottle_plan::Topology;
 use globset::{GlobBuilder, GlobMatcher};
 use probe_spec::{CaseSpec, Cell, Leak, Priority, Probe};
 
-use crate::cli::Filter;
+use crate::cli::{BackendChoice, Filter};
 
 /// Likeness from which on an id is suggested (Jaro-Winkler, 0 to 1).
 const LIKE_ENOUGH: f64 = 0.6;
@@ -25,6 +25,8 @@ pub struct CaseCell {
     pub case: Case,
     /// Where it is in the matrix.
     pub cell: Cell,
+    /// What its guest is made by.
+    pub backend: BackendChoice,
     /// Kind of bottle.
     pub topology: Topology,
     /// Why it does not apply there, by the backend's contract.
@@ -121,7 +123,7 @@ pub fn cell_name(cell: &Cell) -> String {
     format!("{}::{}::{}::{}", cell.probe, cell.case, cell.backend, cell.topology)
 }
 
-/// The cells that a filter chooses, in the catalogue's order, topology by topology. An id or pattern that chooses nothing is
+/// The cells that a filter chooses, in the catalogue's order, backend by backend and topology by topology. An id or pattern that chooses nothing is
 /// an error, so that a typing mistake never passes as an empty run.
 pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
     let ids = filter
@@ -136,13 +138,17 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut used = vec![false; patterns.len()];
     let mut chosen = Vec::new();
-    for topology in &filter.topology {
+    let columns = filter
+        .backend
+        .iter()
+        .flat_map(|backend| filter.topology.iter().map(move |topology| (backend, topology)));
+    for (backend, topology) in columns {
         for probe in probe_spec::CATALOGUE.iter().copied() {
             for spec in (probe.cases)() {
                 let cell = Cell {
                     probe: probe.id.to_owned(),
                     case: spec.name.clone(),
-                    backend: filter.backend.name().to_owned(),
+                    backend: backend.name().to_owned(),
                     topology: topology_name(*topology).to_owned(),
                     leak: None,
                 };
@@ -161,6 +167,7 @@ pub fn select(filter: &Filter) -> Result<Vec<CaseCell>, SelectionError> {
                     chosen.push(CaseCell {
                         case: Case { probe, spec },
                         cell,
+                        backend: *backend,
                         topology: *topology,
                         not_applicable,
                     });

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bottle_conform::cli::Filter;
+use bottle_conform::cli::{BackendChoice, Filter};
 use bottle_conform::selection::{CaseCell, cell_name, select};
 use bottle_plan::Topology;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,6 +31,7 @@ type Verdicts = Result<BTreeMap<String, (String, String)>, String>;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let all = Filter {
+        backend: vec![BackendChoice::Docker],
         topology: vec![Topology::Sealed, Topology::Routed],
         ..Filter::default()
     };

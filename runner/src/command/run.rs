@@ -1,9 +1,10 @@
 //! `run`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bottle_backend::{Backend, ResourceKind};
+use bottle_backend::{Backend, BackendError, ResourceKind};
 use bottle_docker::Docker;
 use bottle_plan::{LABEL_RUN, Topology};
 use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted};
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::output::{Collector, write_reports};
 use super::{CommandError, print_report};
-use crate::cli::{Filter, RunArgs};
+use crate::cli::{BackendChoice, Filter, RunArgs};
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind};
 use crate::interrupt;
@@ -40,12 +41,43 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
     Ok(outcome.code)
 }
 
-/// An engine with the embedded parts, or why there is none.
-pub struct Ground {
-    /// The engine.
+/// One of the chosen backends: a column of the matrix.
+pub struct Column {
+    /// Which.
+    pub choice: BackendChoice,
+    /// What makes the bottles under test.
     pub backend: Arc<dyn Backend>,
-    /// Name and version of the engine.
+    /// Name and version of what makes them.
     pub engine: String,
+    /// What it is like, for the report.
+    facts: Vec<(String, String)>,
+}
+
+impl Column {
+    async fn of(choice: BackendChoice, backend: Arc<dyn Backend>) -> Result<Self, BackendError> {
+        let facts = backend.facts().await?;
+        let of = |what: &str| format!("{} {what}", choice.name());
+        Ok(Self {
+            choice,
+            facts: vec![
+                (of("engine api"), facts.api),
+                (of("platform"), facts.platform),
+                (of("kernel"), facts.kernel),
+            ],
+            engine: facts.engine,
+            backend,
+        })
+    }
+}
+
+/// The chosen backends with the embedded parts, or why there is none.
+pub struct Ground {
+    /// The engine that makes everything beside the bottles under test.
+    engine: Arc<dyn Backend>,
+    /// The chosen backends that are there.
+    pub columns: Vec<Column>,
+    /// The ones that are not, and why: their cells are errors, and the exit status says so.
+    pub missing: Vec<(BackendChoice, BackendError)>,
     /// The parts.
     pub parts: Parts,
     /// Digest of the suite.
@@ -54,30 +86,59 @@ pub struct Ground {
     pub run: String,
     /// What cases that kill a launcher start, when it is not this very program.
     pub program: Option<PathBuf>,
-    /// What the engine is like, for the report.
-    pub facts: Vec<(String, String)>,
 }
 
 impl Ground {
-    /// Finds both.
-    pub async fn find() -> Result<Self, CommandError> {
+    /// Finds both. A run needs the engine and one of the backends; of the others it says that they are missing.
+    pub async fn find(choices: &[BackendChoice]) -> Result<Self, CommandError> {
         let parts = parts().map_err(SuiteError::from)?;
-        let docker = Docker::connect().await.map_err(CommandError::NoEngine)?;
-        let backend: Arc<dyn Backend> = Arc::new(docker);
-        let facts = backend.facts().await.map_err(CommandError::NoEngine)?;
+        let docker = Arc::new(Docker::connect().await.map_err(CommandError::NoEngine)?);
+        let engine: Arc<dyn Backend> = docker.clone();
+        let (mut columns, mut missing): (Vec<Column>, Vec<(BackendChoice, BackendError)>) = Default::default();
+        let choices: BTreeSet<BackendChoice> = choices.iter().copied().collect();
+        for choice in choices {
+            let backend = match choice {
+                BackendChoice::Docker => Ok(engine.clone()),
+                BackendChoice::Smolmachines => smolmachines(docker.clone()).await,
+            };
+            let column = match backend {
+                Ok(backend) => Column::of(choice, backend).await,
+                Err(error) => Err(error),
+            };
+            match column {
+                Ok(column) => columns.push(column),
+                Err(error) => missing.push((choice, error)),
+            }
+        }
+        if columns.is_empty()
+            && let Some((_, error)) = missing.pop()
+        {
+            return Err(CommandError::NoEngine(error));
+        }
         Ok(Self {
+            engine,
+            columns,
+            missing,
             digest: digest(&parts),
             run: fresh_nonce().as_str()[2..10].to_owned(),
-            engine: facts.engine.clone(),
             program: None,
-            facts: vec![
-                ("engine api".to_owned(), facts.api),
-                ("platform".to_owned(), facts.platform),
-                ("kernel".to_owned(), facts.kernel),
-            ],
-            backend,
             parts,
         })
+    }
+
+    /// Why the backend of a cell is not there; `None` when it is.
+    pub fn lacks(&self, backend: &str) -> Option<String> {
+        let (choice, error) = self.missing.iter().find(|(choice, _)| choice.name() == backend)?;
+        Some(format!("the backend {} is not there: {error}", choice.name()))
+    }
+
+    /// The exit status of a run on this ground, from what its report says.
+    pub fn code(&self, of_report: ExitCode) -> ExitCode {
+        match of_report {
+            ExitCode::Interrupted => ExitCode::Interrupted,
+            _ if !self.missing.is_empty() => ExitCode::NoBackend,
+            other => other,
+        }
     }
 
     /// The first event of a run.
@@ -87,8 +148,8 @@ impl Ground {
             at: crate::clock::now(),
             suite: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.digest.clone(),
-            engine: self.engine.clone(),
-            facts: self.facts.clone(),
+            engine: names(&self.columns).join(", "),
+            facts: self.columns.iter().flat_map(|column| column.facts.clone()).collect(),
             expected: cells
                 .into_iter()
                 .map(|(cell, probe)| ExpectedCell {
@@ -100,18 +161,22 @@ impl Ground {
         })
     }
 
-    /// Makes the lab of this run.
-    pub async fn lab(&self, stop: watch::Receiver<bool>) -> Result<Lab, SuiteError> {
-        let (run, backend) = (self.run.clone(), self.backend.clone());
+    /// Makes the surroundings of a column.
+    pub async fn lab(&self, column: &Column, stop: watch::Receiver<bool>) -> Result<Lab, SuiteError> {
         let options = LabOptions {
-            run,
-            backend,
+            run: self.run.clone(),
+            backend: column.backend.clone(),
+            engine: self.engine.clone(),
             parts: self.parts,
             program: self.program.clone(),
             stop,
         };
         Lab::open(options).await
     }
+}
+
+fn names(columns: &[Column]) -> Vec<String> {
+    columns.iter().map(|column| column.engine.clone()).collect()
 }
 
 /// Runs the matrix and writes its files into `out`.
@@ -126,7 +191,7 @@ pub async fn run_matrix(
     let cells = select(filter)?;
     let waivers = Waivers::find(waivers)?;
     let expired = waivers.expired(cells.iter().map(|cell| &cell.cell));
-    let mut ground = Ground::find().await?;
+    let mut ground = Ground::find(&filter.backend).await?;
     ground.program = program;
     let stop = interrupt::watch(ground.run.clone());
     let mut collector = Collector::open(out, progress::bar(cells.len(), "conform"), waivers)?;
@@ -135,8 +200,7 @@ pub async fn run_matrix(
         collector.take(Event::WaiverExpired { text })?;
     }
     let (events, mut received) = mpsc::unbounded_channel();
-    let trust = Arc::new(Trust::load(&ground.engine, &ground.digest));
-    let attack = attack(&ground, stop, cells, trust, events);
+    let attack = attack(&ground, stop, cells, events);
     let (outcome, taken) = tokio::join!(attack, collector.take_all(&mut received));
     taken?;
     let ending = ending(outcome);
@@ -150,7 +214,7 @@ pub async fn run_matrix(
         ending,
     })?;
     let report = collector.finish();
-    let code = crate::exit::of(report.standing());
+    let code = ground.code(crate::exit::of(report.standing()));
     write_reports(&report, code, out)?;
     Ok(RunOutcome { report, code })
 }
@@ -186,7 +250,6 @@ async fn attack(
     ground: &Ground,
     stop: watch::Receiver<bool>,
     cells: Vec<CaseCell>,
-    trust: Arc<Trust>,
     events: Events,
 ) -> Result<(), SuiteError> {
     let (absent, cells): (Vec<CaseCell>, Vec<CaseCell>) =
@@ -204,35 +267,61 @@ async fn attack(
             evidence: None,
         })));
     }
-    if cells.is_empty() {
-        return Ok(());
-    }
-    in_lab(ground, stop, events, Some(trust), async |session: &Session| {
-        let of = |topology: Topology| {
-            let cells: Vec<CaseCell> = cells.iter().filter(|cell| cell.topology == topology).cloned().collect();
-            async move {
-                if cells.is_empty() {
-                    Ok(())
-                } else {
-                    session.attack(topology, None, cells).await
+    tell_missing(ground, cells.iter().map(|cell| cell.cell.clone()), &events);
+    for column in &ground.columns {
+        let cells: Vec<&CaseCell> = cells.iter().filter(|cell| cell.backend == column.choice).collect();
+        if cells.is_empty() {
+            continue;
+        }
+        let trust = Arc::new(Trust::load(&column.engine, &ground.digest));
+        in_lab(ground, column, stop.clone(), events.clone(), Some(trust), async |session: &Session| {
+            let of = |topology: Topology| {
+                let of_it = cells.iter().filter(|cell| cell.topology == topology);
+                let cells: Vec<CaseCell> = of_it.map(|cell| CaseCell::clone(cell)).collect();
+                async move {
+                    if cells.is_empty() {
+                        Ok(())
+                    } else {
+                        session.attack(topology, None, cells).await
+                    }
                 }
-            }
-        };
-        let (sealed, routed) = tokio::join!(of(Topology::Sealed), of(Topology::Routed));
-        sealed.and(routed)
-    })
-    .await
+            };
+            let (sealed, routed) = tokio::join!(of(Topology::Sealed), of(Topology::Routed));
+            sealed.and(routed)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
-/// Opens the lab and a neighbour, does `work`, and closes both, also when the operator stops the run meanwhile.
+/// An error for every cell whose backend is not there.
+pub fn tell_missing(ground: &Ground, cells: impl Iterator<Item = Cell>, events: &Events) {
+    for cell in cells {
+        if let Some(reason) = ground.lacks(&cell.backend) {
+            let judgement = Judgement {
+                verdict: Verdict::Error,
+                reason,
+            };
+            // The collector lives as long as the attack does.
+            let _ = events.send(Event::CaseJudged(Box::new(CaseJudged {
+                cell,
+                judgement,
+                evidence: None,
+            })));
+        }
+    }
+}
+
+/// Opens the lab of a column and a neighbour, does `work`, and closes both, also when the operator stops the run meanwhile.
 pub async fn in_lab(
     ground: &Ground,
+    column: &Column,
     stop: watch::Receiver<bool>,
     events: Events,
     trust: Option<Arc<Trust>>,
     work: impl AsyncFnOnce(&Session) -> Result<(), SuiteError>,
 ) -> Result<(), SuiteError> {
-    let lab = Arc::new(ground.lab(stop.clone()).await?);
+    let lab = Arc::new(ground.lab(column, stop.clone()).await?);
     let outcome = tokio::select! {
         biased;
         () = interrupt::stopped(stop) => Err(SuiteError::Interrupted),
@@ -243,7 +332,7 @@ pub async fn in_lab(
         } => outcome,
     };
     let mut left = lab.close().await;
-    left.extend(remove_the_rest(&*ground.backend, &ground.run).await);
+    left.extend(remove_the_rest(&*column.backend, &ground.run).await);
     for left in left {
         let _ = events.send(Event::Note {
             text: format!("left behind: {left} (`bottle cleanup` removes it)"),

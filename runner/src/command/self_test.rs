@@ -6,17 +6,17 @@ use std::path::Path;
 use bottle_plan::Topology;
 use bottle_reports::{Event, Report, to_kill_matrix};
 use probe_spec::{Cell, ExitCode, Leak, Verdict};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::output::Collector;
-use super::run::{Ground, ending, errors_of_the_rest, in_lab};
+use super::run::{Ground, ending, errors_of_the_rest, in_lab, tell_missing};
 use super::{CommandError, print_json};
-use crate::cli::SelfTestArgs;
+use crate::cli::{BackendChoice, SelfTestArgs};
 use crate::error::SuiteError;
 use crate::interrupt;
 use crate::progress;
 use crate::selection::{CaseCell, leaks_of, select};
-use crate::session::Session;
+use crate::session::{Events, Session};
 use crate::trust::{SelfTest, SelfTestResult};
 use crate::waivers::Waivers;
 
@@ -26,6 +26,7 @@ const AT_A_TIME: usize = 2;
 /// The cells of one known-leaky bottle.
 struct Group {
     leak: Leak,
+    backend: BackendChoice,
     topology: Topology,
     cells: Vec<CaseCell>,
 }
@@ -37,18 +38,18 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
         .filter(|cell| cell.not_applicable.is_none())
         .collect();
     let mut groups = groups(&cells, &args.leak);
-    let ground = Ground::find().await?;
+    let ground = Ground::find(&args.filter.backend).await?;
     if args.if_stale && !groups.is_empty() {
-        let cached = SelfTest::load(&ground.engine, &ground.digest);
-        let all = keep_unproven(&mut groups, cached.as_ref());
-        let rest: usize = groups.iter().map(|group| group.cells.len()).sum();
-        match cached {
-            Some(cached) if groups.is_empty() => return fresh(args, &ground, &cached, all),
-            _ => eprintln!(
-                "self-test: {rest} of {all} cases are not proven on {} yet",
-                ground.engine
-            ),
+        let all: usize = groups.iter().map(|group| group.cells.len()).sum();
+        for column in &ground.columns {
+            let cached = SelfTest::load(&column.engine, &ground.digest);
+            keep_unproven(&mut groups, column.choice, cached.as_ref());
         }
+        if groups.is_empty() {
+            return fresh(args, &ground, all);
+        }
+        let rest: usize = groups.iter().map(|group| group.cells.len()).sum();
+        eprintln!("self-test: {rest} of {all} cases are not proven yet");
     }
     let stop = interrupt::watch(ground.run.clone());
     let expected: Vec<(Cell, &'static probe_spec::Probe)> = groups
@@ -64,9 +65,7 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
     let mut collector = Collector::open(&out, progress::bar(expected.len(), "self-test"), Waivers::none())?;
     collector.take(ground.started(expected))?;
     let (events, mut received) = mpsc::unbounded_channel();
-    let attack = in_lab(&ground, stop, events, None, async |session: &Session| {
-        attack_all(session, groups).await
-    });
+    let attack = attack_columns(&ground, stop, events, groups);
     let (outcome, taken) = tokio::join!(attack, collector.take_all(&mut received));
     taken?;
     let ending = ending(outcome);
@@ -81,10 +80,10 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
         ending,
     })?;
     let report = collector.finish();
-    let self_test = store(&ground, &report, &args.out)?;
-    let code = code(&report, interrupted);
+    let self_tests = store(&ground, &report, &args.out)?;
+    let code = ground.code(code(&report, interrupted));
     if args.json {
-        print_json(&self_test)?;
+        print_all(&self_tests)?;
     } else {
         let _ = std::io::stdout()
             .lock()
@@ -93,33 +92,80 @@ pub async fn self_test(args: &SelfTestArgs) -> Result<ExitCode, CommandError> {
     Ok(code)
 }
 
-/// Leaves only the cells that no earlier self-test turned red; how many there were.
-fn keep_unproven(groups: &mut Vec<Group>, cached: Option<&SelfTest>) -> usize {
-    let all = groups.iter().map(|group| group.cells.len()).sum();
+/// Attacks the known-leaky bottles of every backend, one backend after another.
+async fn attack_columns(
+    ground: &Ground,
+    stop: watch::Receiver<bool>,
+    events: Events,
+    mut groups: Vec<Group>,
+) -> Result<(), SuiteError> {
+    let cells = groups.iter().flat_map(|group| group.cells.iter().map(|cell| leaky(&cell.cell, group.leak)));
+    tell_missing(ground, cells, &events);
+    for column in &ground.columns {
+        let (here, later) = groups.into_iter().partition(|group| group.backend == column.choice);
+        groups = later;
+        let here: Vec<Group> = here;
+        if !here.is_empty() {
+            in_lab(ground, column, stop.clone(), events.clone(), None, async |session: &Session| {
+                attack_all(session, here).await
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// One self-test as it is; several as a list.
+fn print_all(self_tests: &[SelfTest]) -> Result<(), CommandError> {
+    match self_tests {
+        [one] => print_json(one),
+        all => print_json(&all),
+    }
+}
+
+/// Leaves, of one backend's cells, only those that no earlier self-test turned red.
+fn keep_unproven(groups: &mut Vec<Group>, backend: BackendChoice, cached: Option<&SelfTest>) {
     if let Some(cached) = cached {
-        for group in groups.iter_mut() {
+        for group in groups.iter_mut().filter(|group| group.backend == backend) {
             group
                 .cells
                 .retain(|cell| !cached.is_red(&leaky(&cell.cell, group.leak)));
         }
     }
     groups.retain(|group| !group.cells.is_empty());
-    all
 }
 
 /// Nothing is to be done: says so, and leaves self-test.json where a run of it would.
-fn fresh(args: &SelfTestArgs, ground: &Ground, cached: &SelfTest, all: usize) -> Result<ExitCode, CommandError> {
-    cached.write(&args.out.join("self-test.json"))?;
+fn fresh(args: &SelfTestArgs, ground: &Ground, all: usize) -> Result<ExitCode, CommandError> {
+    let mut cached = Vec::new();
+    for column in &ground.columns {
+        if let Some(one) = SelfTest::load(&column.engine, &ground.digest) {
+            one.write(&args.out.join(file_name(column.choice)))?;
+            cached.push(one);
+        }
+    }
     if args.json {
-        print_json(cached)?;
+        print_all(&cached)?;
     } else {
+        let on: Vec<String> = cached
+            .iter()
+            .map(|one| format!("{} (last added to {})", one.engine, one.at))
+            .collect();
         let text = format!(
-            "self-test: nothing to do, all {all} cases turned red before on {} (last added to {})\n",
-            ground.engine, cached.at
+            "self-test: nothing to do, all {all} cases turned red before on {}\n",
+            on.join(", ")
         );
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
-    Ok(ExitCode::Held)
+    Ok(ground.code(ExitCode::Held))
+}
+
+/// Name of a backend's kill matrix.
+fn file_name(backend: BackendChoice) -> String {
+    match backend {
+        BackendChoice::Docker => "self-test.json".to_owned(),
+        other => format!("self-test-{}.json", other.name()),
+    }
 }
 
 fn leaky(cell: &Cell, leak: Leak) -> Cell {
@@ -130,19 +176,20 @@ fn leaky(cell: &Cell, leak: Leak) -> Cell {
 }
 
 fn groups(cells: &[CaseCell], wanted: &[Leak]) -> Vec<Group> {
-    let mut groups = Vec::new();
-    for leak in leaks_of(cells) {
-        if !wanted.is_empty() && !wanted.contains(&leak) {
-            continue;
-        }
-        for topology in [Topology::Sealed, Topology::Routed] {
-            let cells: Vec<CaseCell> = cells
-                .iter()
-                .filter(|cell| cell.topology == topology && cell.case.spec.controls.contains(&leak))
-                .cloned()
-                .collect();
-            if !cells.is_empty() {
-                groups.push(Group { leak, topology, cells });
+    let mut groups: Vec<Group> = Vec::new();
+    let chosen = |leak: &Leak| wanted.is_empty() || wanted.contains(leak);
+    for leak in leaks_of(cells).into_iter().filter(chosen) {
+        for cell in cells.iter().filter(|cell| cell.case.spec.controls.contains(&leak)) {
+            let (backend, topology) = (cell.backend, cell.topology);
+            let same = |group: &&mut Group| (group.leak, group.backend, group.topology) == (leak, backend, topology);
+            match groups.iter_mut().find(same) {
+                Some(group) => group.cells.push(cell.clone()),
+                None => groups.push(Group {
+                    leak,
+                    backend,
+                    topology,
+                    cells: vec![cell.clone()],
+                }),
             }
         }
     }
@@ -171,23 +218,27 @@ async fn attack_all(session: &Session, groups: Vec<Group>) -> Result<(), SuiteEr
     Ok(())
 }
 
-/// Adds the results to the cache that `run` reads, and writes self-test.json.
-fn store(ground: &Ground, report: &Report, out: &Path) -> Result<SelfTest, CommandError> {
-    let results = report
-        .cells()
-        .into_iter()
-        .map(|cell| SelfTestResult {
-            cell: cell.cell.clone(),
-            verdict: cell.judgement.verdict,
-            reason: cell.judgement.reason.clone(),
-        })
-        .collect();
-    let mut self_test =
-        SelfTest::load(&ground.engine, &ground.digest).unwrap_or_else(|| SelfTest::new(&ground.engine, &ground.digest));
-    self_test.merge(results);
-    self_test.store()?;
-    self_test.write(&out.join("self-test.json"))?;
-    Ok(self_test)
+/// Adds the results to the caches that `run` reads, and writes a self-test.json for each backend.
+fn store(ground: &Ground, report: &Report, out: &Path) -> Result<Vec<SelfTest>, CommandError> {
+    let mut stored = Vec::new();
+    for column in &ground.columns {
+        let cells = report.cells().into_iter();
+        let results = cells
+            .filter(|cell| cell.cell.backend == column.choice.name())
+            .map(|cell| SelfTestResult {
+                cell: cell.cell.clone(),
+                verdict: cell.judgement.verdict,
+                reason: cell.judgement.reason.clone(),
+            })
+            .collect();
+        let mut self_test = SelfTest::load(&column.engine, &ground.digest)
+            .unwrap_or_else(|| SelfTest::new(&column.engine, &ground.digest));
+        self_test.merge(results);
+        self_test.store()?;
+        self_test.write(&out.join(file_name(column.choice)))?;
+        stored.push(self_test);
+    }
+    Ok(stored)
 }
 
 /// Every cell must be breached; a case that is not is a defect of the suite.

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bottle_backend::{Backend, EngineFacts};
+use bottle_backend::{Backend, EngineFacts, Role};
 use bottle_launch::Bottle;
 use bottle_plan::{Attachment, NetworkMode};
 use probe_spec::WitnessConfig;
@@ -23,7 +23,9 @@ use tokio::task::JoinHandle;
 pub use further::NetworkKind;
 pub use listener::hear_listener;
 
+use crate::agent::Place;
 use crate::error::SuiteError;
+use crate::fixture::Kind;
 use crate::host::HostWitnesses;
 use crate::images::Images;
 use crate::leaks::LeakyGround;
@@ -42,8 +44,10 @@ const LAUNCHES_AT_A_TIME: usize = 4;
 pub struct Lab {
     /// Id of the run, on every label.
     pub run: String,
-    /// The engine.
+    /// What makes the bottles under test; whatever else there is is made by the engine behind it.
     pub backend: Arc<dyn Backend>,
+    /// The engine: it makes the neighbour.
+    engine: Arc<dyn Backend>,
     /// What it is like.
     pub facts: EngineFacts,
     /// Directory of the run: the launcher's state lies below.
@@ -95,8 +99,10 @@ pub struct Lab {
 pub struct LabOptions {
     /// Id of the run.
     pub run: String,
-    /// The engine.
+    /// What makes the bottles under test.
     pub backend: Arc<dyn Backend>,
+    /// The engine behind it.
+    pub engine: Arc<dyn Backend>,
     /// The embedded parts.
     pub parts: Parts,
     /// What cases that kill a launcher start; `None`: this very program.
@@ -178,7 +184,27 @@ impl Lab {
             launches: Mutex::default(),
             made,
             backend,
+            engine: options.engine,
         })
+    }
+
+    /// What makes the guest of such a bottle. The neighbour of a microVM is a container: of the two it has the addresses and the
+    /// listener that can be attacked at all.
+    pub fn guests_of(&self, kind: Kind) -> &Arc<dyn Backend> {
+        match kind {
+            Kind::Attacked => &self.backend,
+            Kind::Peer => &self.engine,
+        }
+    }
+
+    /// Where agents are started in a control guest.
+    pub fn control<'a>(&'a self, id: &'a str) -> Place<'a> {
+        Place {
+            backend: &*self.engine,
+            role: Role::Bundle,
+            id,
+            prefix: &[],
+        }
     }
 
     /// The launcher's state directory of this run.
@@ -340,6 +366,7 @@ mod tests {
             let options = LabOptions {
                 run: run.clone(),
                 backend: Arc::new(fake.clone()),
+                engine: Arc::new(fake.clone()),
                 parts: Parts {
                     bundle: empty,
                     leaky_bundle: empty,

@@ -37,16 +37,14 @@ pub async fn write_then_peer(
         issued: true,
         ..Observation::default()
     };
-    let guest = &target.fixture.bottle.guest().id;
-    observed.take(attempt_in(target, guest, nonce, write(places)).await);
+    observed.take(attempt_in(target.fixture, nonce, write(places)).await);
     // A leak between bottles needs both to be leaky; as shipped, the run's own neighbour is one of them.
     if target.fixture.leak.is_some() {
         let other = launch_like(target, cell).await?;
-        observed.take(attempt_in(target, &other.bottle.guest().id, &fresh_nonce(), search(nonce)).await);
+        observed.take(attempt_in(&other, &fresh_nonce(), search(nonce)).await);
         observed.trace.extend(other.close(target.lab).await);
     }
-    let peer = &target.peer.bottle.guest().id;
-    observed.take(attempt_in(target, peer, &fresh_nonce(), search(nonce)).await);
+    observed.take(attempt_in(target.peer, &fresh_nonce(), search(nonce)).await);
     Ok(observed)
 }
 
@@ -62,10 +60,10 @@ pub async fn write_then_fresh(
         ..Observation::default()
     };
     let first = launch_like(target, cell).await?;
-    observed.take(attempt_in(target, &first.bottle.guest().id, nonce, write(places)).await);
+    observed.take(attempt_in(&first, nonce, write(places)).await);
     observed.trace.extend(first.close(target.lab).await);
     let fresh = launch_like(target, cell).await?;
-    observed.take(attempt_in(target, &fresh.bottle.guest().id, &fresh_nonce(), search(nonce)).await);
+    observed.take(attempt_in(&fresh, &fresh_nonce(), search(nonce)).await);
     observed.trace.extend(fresh.close(target.lab).await);
     Ok(observed)
 }
@@ -81,15 +79,7 @@ pub async fn peer_then_self(
         issued: true,
         ..Observation::default()
     };
-    let guest = &target.fixture.bottle.guest().id;
-    let theirs = attempt_in(
-        target,
-        &target.peer.bottle.guest().id,
-        &fresh_nonce(),
-        fill(peer, target.keys)?,
-    )
-    .await;
-    observed.take(theirs);
-    observed.take(attempt_in(target, guest, nonce, fill(own, target.keys)?).await);
+    observed.take(attempt_in(target.peer, &fresh_nonce(), fill(peer, target.keys)?).await);
+    observed.take(attempt_in(target.fixture, nonce, fill(own, target.keys)?).await);
     Ok(observed)
 }

@@ -8,7 +8,7 @@ use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Attempt, Disturbance, E
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{Observation, Seen, evidence, plan_like};
-use crate::agent::{AgentRun, Place, attempt};
+use crate::agent::{AgentRun, attempt};
 use crate::assemble::Heard;
 use crate::batch::Target;
 use crate::error::SuiteError;
@@ -100,11 +100,6 @@ async fn while_disturbed(
         cases: vec![case(repeat, nonce)],
         parallel: 1,
     };
-    let place = Place {
-        backend: &*lab.backend,
-        id: &fixture.bottle.guest().id,
-        prefix: &[],
-    };
     let disturb = async {
         if is_hammered(fixture, nonce).await {
             disturb(lab, fixture, meanwhile).await
@@ -116,7 +111,7 @@ async fn while_disturbed(
         }
     };
     let batch = fresh_nonce();
-    let (run, disturbed) = tokio::join!(attempt(place, &list, &batch, LIMIT), disturb);
+    let (run, disturbed) = tokio::join!(attempt(fixture.place(), &list, &batch, LIMIT), disturb);
     // An agent that was cut off may have been faster than the end of its guest is seen.
     let guest_ended = run.end != AgentEnd::Clean
         && tokio::time::timeout(GUEST_ENDS_WITHIN, fixture.bottle.wait_guest())

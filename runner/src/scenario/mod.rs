@@ -22,7 +22,7 @@ use probe_spec::{
 pub use death::launcher;
 pub use lifecycle::{Stopped, sweep_up};
 
-use crate::agent::{Place, attempt};
+use crate::agent::attempt;
 use crate::assemble::{Heard, Proof, expectation};
 use crate::batch::{Target, limit_ms};
 use crate::error::SuiteError;
@@ -91,8 +91,8 @@ pub struct Answer {
     pub end: AgentEnd,
 }
 
-/// Has the agent in a container attempt one action, filled in already.
-pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Action) -> Answer {
+/// Has the agent in a bottle's guest attempt one action, filled in already.
+pub async fn attempt_in(fixture: &Fixture, nonce: &Nonce, action: Action) -> Answer {
     let limit = limit_ms(&action);
     let case = AgentCase {
         case: "case".to_owned(),
@@ -106,17 +106,8 @@ pub async fn attempt_in(target: &Target<'_>, id: &str, nonce: &Nonce, action: Ac
         cases: vec![case],
         parallel: 1,
     };
-    let prefix: &[String] = if id == target.fixture.bottle.guest().id {
-        &target.fixture.removed.agent_prefix
-    } else {
-        &[]
-    };
-    let place = Place {
-        backend: &*target.lab.backend,
-        id,
-        prefix,
-    };
-    let run = attempt(place, &list, &fresh_nonce(), Duration::from_millis(limit + 5_000)).await;
+    let limit = Duration::from_millis(limit + 5_000);
+    let run = attempt(fixture.place(), &list, &fresh_nonce(), limit).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
     let faults = heard
@@ -162,7 +153,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, S
                 issued: true,
                 ..Observation::default()
             };
-            observed.take(attempt_in(target, &target.fixture.bottle.guest().id, &nonce, action).await);
+            observed.take(attempt_in(target.fixture, &nonce, action).await);
             observed
         }
         How::Hammer { action, meanwhile } => return hammer::perform(target, cell, action, *meanwhile, nonce).await,

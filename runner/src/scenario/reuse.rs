@@ -29,13 +29,7 @@ pub async fn perform(
     let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
     let address = former.inner_address(Role::Guest);
-    let allowed = attempt_in(
-        target,
-        &former.bottle.guest().id,
-        &fresh_nonce(),
-        peer_request(&fresh_nonce()),
-    )
-    .await;
+    let allowed = attempt_in(&former, &fresh_nonce(), peer_request(&fresh_nonce())).await;
     observed.note(format!("the former owner's own request: {:?}", allowed.end));
     observed.trace.extend(former.close(lab).await);
     let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
@@ -56,7 +50,7 @@ pub async fn perform(
         ));
     }
     let action = attack(check, nonce, &former);
-    observed.take(attempt_in(target, &heir.bottle.guest().id, nonce, action).await);
+    observed.take(attempt_in(&heir, nonce, action).await);
     observed.trace.extend(heir.close(lab).await);
     if !is_gone {
         super::sweep_up(&*lab.backend, former.bottle.slug()).await;

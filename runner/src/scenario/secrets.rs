@@ -36,10 +36,9 @@ pub async fn in_output(target: &Target<'_>, place: OutputPlace) -> Result<Observ
 /// Has the guest use the token's route; the nonce of these requests, which is not the case's: the route's origin is meant to see
 /// them.
 async fn use_token(target: &Target<'_>, observed: &mut Observation) -> Nonce {
-    let guest = &target.fixture.bottle.guest().id;
     let sent = crate::sightings::fresh_nonce();
     for action in uses() {
-        observed.take(attempt_in(target, guest, &sent, action).await);
+        observed.take(attempt_in(target.fixture, &sent, action).await);
     }
     target.settle().await;
     sent
@@ -207,6 +206,7 @@ fn self_cell(target: &Target<'_>) -> CaseCell {
     CaseCell {
         case: crate::selection::Case { probe, spec },
         cell,
+        backend: crate::cli::BackendChoice::Docker,
         topology,
         not_applicable: None,
     }
