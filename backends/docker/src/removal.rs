@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::query_parameters::{
-    InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveContainerOptions,
-    RemoveVolumeOptions,
+    InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+    RemoveContainerOptions, RemoveVolumeOptions,
 };
 use bottle_backend::{BackendError, BackendErrorKind, Resource, ResourceKind};
 
@@ -15,6 +15,9 @@ use crate::call::{QUICK, call, failed};
 /// How long a removal is tried while the engine still holds the thing (a container that is being removed, a network or
 /// volume whose container is).
 const HELD: Duration = Duration::from_secs(15);
+/// How long a network without members is tried while the engine says that it has some: endpoints of a container that is
+/// just ending are counted for a moment after it has left the list.
+const MISCOUNTED: Duration = Duration::from_secs(1);
 /// How long between the first two tries. It doubles from try to try: most things are gone in a few milliseconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// How long between two tries at most.
@@ -37,7 +40,8 @@ impl Pauses {
 impl Docker {
     pub(crate) async fn remove_resource(&self, resource: &Resource) -> Result<(), BackendError> {
         let name = format!("remove {} {}", kind_name(resource.kind), resource.name);
-        let until = tokio::time::Instant::now() + HELD;
+        let begun = tokio::time::Instant::now();
+        let until = begun + HELD;
         let mut pauses = Pauses::new();
         loop {
             let error = match self.remove_once(&name, resource).await {
@@ -51,8 +55,28 @@ impl Docker {
             if !held || tokio::time::Instant::now() >= until {
                 return Err(error);
             }
+            if resource.kind == ResourceKind::Network
+                && begun.elapsed() >= MISCOUNTED
+                && self.is_without_members(&resource.id).await
+            {
+                let problem = format!(
+                    "{}; yet the engine lists no member of it: it has lost count (seen on 20.10), which only its restart \
+                     mends. Restart the engine, then run `bottle cleanup`",
+                    error.problem
+                );
+                return Err(failed(&name, BackendErrorKind::Conflict, problem));
+            }
             pauses.pause().await;
         }
+    }
+
+    /// Whether the engine lists nothing on a network. Every launch sweeps first, so a network that no wait will free must not
+    /// cost each of them the whole of [`HELD`].
+    async fn is_without_members(&self, id: &str) -> bool {
+        let looked = self.client.inspect_network(id, None::<InspectNetworkOptions>);
+        call(format!("inspect network {id}"), QUICK, looked)
+            .await
+            .is_ok_and(|network| network.containers.is_none_or(|members| members.is_empty()))
     }
 
     async fn remove_once(&self, name: &str, resource: &Resource) -> Result<(), BackendError> {

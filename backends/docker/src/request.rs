@@ -126,7 +126,7 @@ pub(crate) fn container(
         working_dir: plan.workdir.clone(),
         labels: Some(hash(labels)),
         exposed_ports: Some(plan.publish.iter().map(|(port, _, _)| port.clone()).collect()),
-        host_config: Some(host_config(plan)),
+        host_config: Some(host_config(plan, labels)),
         networking_config: networking,
         ..Default::default()
     })
@@ -164,7 +164,7 @@ pub(crate) fn endpoint(
     })
 }
 
-fn host_config(plan: &ContainerPlan) -> HostConfig {
+fn host_config(plan: &ContainerPlan, labels: &Labels) -> HostConfig {
     let hardening = &plan.hardening;
     let limits = &plan.limits;
     let (cap_add, cap_drop) = capabilities(hardening);
@@ -214,7 +214,7 @@ fn host_config(plan: &ContainerPlan) -> HostConfig {
                 .collect()
         }),
         port_bindings: Some(ports(plan)),
-        mounts: Some(plan.mounts.iter().map(mount).collect()),
+        mounts: Some(plan.mounts.iter().map(|one| mount(one, labels)).collect()),
         tmpfs: Some(
             plan.tmpfs
                 .iter()
@@ -273,14 +273,17 @@ fn ports(plan: &ContainerPlan) -> PortMap {
     ports
 }
 
-fn mount(mount: &bottle_plan::Mount) -> Mount {
+fn mount(mount: &bottle_plan::Mount, labels: &Labels) -> Mount {
     let (source, kind, volume) = match &mount.source {
-        // Without `no_copy` the engine would first copy what the image has at that path into the volume.
+        // Without `no_copy` the engine would first copy what the image has at that path into the volume. The labels are for
+        // a volume that is removed (by the sweep after a killed launcher) while the engine still works on a request that
+        // uses it: the engine makes it again by its name, and no sweep would know it for ours.
         MountSource::Volume(name) => (
             name,
             MountType::VOLUME,
             Some(MountVolumeOptions {
                 no_copy: Some(true),
+                labels: Some(hash(labels)),
                 ..Default::default()
             }),
         ),

@@ -1,8 +1,8 @@
-//! The two things that only the C interface can do: closing descriptors we were handed, and taking the terminal between
-//! `fork` and `exec`. All `unsafe` of the program is here.
+//! The two things that only the C interface can do: closing descriptors we were handed, and handing the terminal
+//! from our session to the command's. All `unsafe` of the program is here.
 #![expect(
     unsafe_code,
-    reason = "closing foreign descriptors and pre_exec have no safe form in std or rustix"
+    reason = "closing foreign descriptors, TIOCNOTTY and pre_exec have no safe form in std or rustix"
 )]
 
 use std::io;
@@ -27,27 +27,40 @@ pub fn close_inherited() {
     }
 }
 
-/// Makes the command the terminal's foreground process group, so that Ctrl-C reaches it and not us. It happens in the
-/// child, before `exec`: done by the parent, the command could read the terminal first and be stopped by SIGTTIN.
-pub fn take_terminal(command: &mut Command) {
-    // SAFETY: between fork and exec only async-signal-safe functions are called: pthread_sigmask, tcsetpgrp and getpgrp
-    // are, and the signal sets are plain values on the stack.
+/// Gives up the terminal when this process leads the session that it controls, so that the command's session can have it.
+/// Call it before signals are handled: the kernel tells the leader by a SIGHUP, which means nothing here.
+pub fn give_up_terminal() {
+    // SAFETY: plain calls without pointers. The disposition of SIGHUP is put back before anything else is set up.
+    unsafe {
+        if libc::getsid(0) != libc::getpid() || libc::tcgetsid(0) != libc::getpid() {
+            return;
+        }
+        let before = libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        // It cannot fail: standard input is this session's terminal.
+        libc::ioctl(0, libc::TIOCNOTTY);
+        libc::signal(libc::SIGHUP, before);
+    }
+}
+
+/// Gives the command a session of its own, with the terminal when standard input is one. Ctrl-C then reaches it and not us;
+/// and its process group is an orphaned one, in which the kernel discards the stop of a Ctrl-Z: nobody in the guest could
+/// continue the command. (A shell with job control stops and continues its own jobs as everywhere.) It happens in the child,
+/// before `exec`: done by the parent, the command could read the terminal before it has it.
+pub fn own_session(command: &mut Command) {
+    // SAFETY: between fork and exec only system calls without pointers are made.
     unsafe {
         command.pre_exec(|| {
-            let mut ttou: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut ttou);
-            libc::sigaddset(&mut ttou, libc::SIGTTOU);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &ttou, &mut before);
-            let taken = libc::tcsetpgrp(0, libc::getpgrp());
-            let error = io::Error::last_os_error();
-            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-            // ENOTTY: a terminal, but not the one that controls this session. Its Ctrl-C goes elsewhere in any case.
-            if taken == 0 || error.raw_os_error() == Some(libc::ENOTTY) {
-                Ok(())
-            } else {
-                Err(error)
+            if libc::setsid() < 0 {
+                return Err(io::Error::last_os_error());
             }
+            if libc::isatty(0) == 1 && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                let error = io::Error::last_os_error();
+                // EPERM: it controls a session that is not ours. Its Ctrl-C goes elsewhere in any case.
+                if error.raw_os_error() != Some(libc::EPERM) {
+                    return Err(error);
+                }
+            }
+            Ok(())
         });
     }
 }

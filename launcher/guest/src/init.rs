@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, IsTerminal};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
@@ -43,6 +42,7 @@ pub fn run(args: Args) -> Result<u8, InitError> {
     if let Some(dir) = &args.workdir {
         std::env::set_current_dir(dir).map_err(|error| InitError::Workdir(dir.clone(), error))?;
     }
+    crate::edge::give_up_terminal();
     let mut signals = Signals::new(PASSED_ON.iter().chain([&SIGCHLD]))
         .map_err(|error| InitError::Process("handle signals", error))?;
     // Without being process 1 (a backend may have an init of its own), orphans still come to us.
@@ -86,10 +86,8 @@ pub fn run(args: Args) -> Result<u8, InitError> {
 
 fn spawn(command_line: &[OsString]) -> io::Result<Pid> {
     let mut command = Command::new(&command_line[0]);
-    command.args(&command_line[1..]).process_group(0);
-    if io::stdin().is_terminal() {
-        crate::edge::take_terminal(&mut command);
-    }
+    command.args(&command_line[1..]);
+    crate::edge::own_session(&mut command);
     // Dropping the `Child` neither kills nor waits: `reap` waits for every child alike.
     let id = command.spawn()?.id();
     Ok(Pid::from_raw(id as i32).expect("a process id is positive"))
@@ -98,27 +96,12 @@ fn spawn(command_line: &[OsString]) -> io::Result<Pid> {
 /// Reaps all that ended; the status of `command` when it is among them.
 fn reap(command: Pid) -> Option<u8> {
     let mut ended = None;
-    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-        if status.stopped() {
-            // Nobody in the guest could continue the command that its own Ctrl-Z stopped.
-            if pid == command && status.stopping_signal() == Some(Signal::TSTP.as_raw()) {
-                resume(command);
-            }
-        } else if pid == command {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if pid == command {
             ended = Some(exit_code(status));
         }
     }
     ended
-}
-
-/// Continues a command's process group. More than once: the terminal stops the members one after another, and one that it
-/// comes to after our first SIGCONT would stay stopped for ever.
-fn resume(command: Pid) {
-    for pause_ms in [0, 10, 100] {
-        std::thread::sleep(Duration::from_millis(pause_ms));
-        // A group that is gone needs no continuing.
-        let _ = rustix::process::kill_process_group(command, Signal::CONT);
-    }
 }
 
 fn exit_code(status: WaitStatus) -> u8 {

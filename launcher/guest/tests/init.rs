@@ -272,13 +272,50 @@ fn ctrl_c_reaches_the_command_once() {
 }
 
 #[test]
-fn ctrl_z_does_not_park_the_guest_for_ever() {
-    let (mut child, mut terminal) = on_terminal("echo ready; sleep 1; echo went on; exit 5");
+fn ctrl_z_does_not_park_the_guest() {
+    // Over and over, so that some come in the instant of the shell's vfork(2): a child that is stopped before its exec would
+    // hold the shell in the kernel, where no stop is ever seen.
+    let (mut child, mut terminal) =
+        on_terminal("echo ready; i=0; while [ $i -lt 100 ]; do /bin/true; i=$((i+1)); done; exit 5");
     read_until(&mut terminal, "ready");
-    // Not in the moment of the shell's vfork(2): a child that is stopped before its exec holds its parent in the kernel, where
-    // no stop is ever seen.
-    std::thread::sleep(Duration::from_millis(300));
-    terminal.write_all(b"\x1a").unwrap();
-    read_until(&mut terminal, "went on");
-    assert_eq!(child.wait().unwrap().code(), Some(5));
+    let mut keys = terminal.try_clone().unwrap();
+    let pressed = std::thread::spawn(move || {
+        for _ in 0..100 {
+            // The terminal closes when the command has ended.
+            if keys.write_all(b"\x1a").is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let until = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= until {
+            child.kill().unwrap();
+            panic!("the guest is parked");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(5));
+    pressed.join().unwrap();
+}
+
+#[rstest::rstest]
+#[case::on_a_terminal(true)]
+#[case::on_pipes(false)]
+fn the_command_leads_a_session_of_its_own(#[case] terminal: bool) {
+    // Of /proc/PID/stat: process group, session and terminal are fields 5, 6 and 7.
+    let script = "read -r id comm state parent group session tty rest < /proc/self/stat; echo ready; \
+                  test \"$group $session\" = \"$$ $$\" && test \"$tty\" ";
+    let script = format!("{script}{}", if terminal { "!= 0" } else { "= 0" });
+    if terminal {
+        let (mut child, mut terminal) = on_terminal(&script);
+        read_until(&mut terminal, "ready");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    } else {
+        assert_eq!(sh(&script).status.code(), Some(0));
+    }
 }

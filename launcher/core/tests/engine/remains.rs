@@ -104,3 +104,30 @@ async fn a_dead_launchers_remains_go_and_a_live_ones_stay() {
     }
     assert_eq!(left(&*engine, &alive).await, Vec::<String>::new());
 }
+
+/// The launcher is killed while the engine makes the container: the sweep removes the volume under the engine's hands.
+#[tokio::test]
+async fn a_volume_that_the_engine_makes_again_by_its_name_is_ours() {
+    let Some(engine) = engine("a volume without its creation").await else {
+        return;
+    };
+    let image = image();
+    engine.load_image(&image.reference, image.archive).await.unwrap();
+    let slug = slug();
+    let labels = labels(&slug, &format!("again-{slug}"), "guest");
+    let mut plan = crate::fixture::sealed("exec /bin/busybox sleep 600").guest;
+    let volume = format!("bottle-{slug}-shared");
+    plan.name = format!("bottle-{slug}-guest");
+    plan.mounts[0].source = MountSource::Volume(volume.clone());
+    engine
+        .create(Role::Guest, &plan, &labels, &BTreeMap::new())
+        .await
+        .unwrap();
+    let made = engine.inventory(bottle_plan::LABEL_SLUG, Some(&slug)).await.unwrap();
+    for resource in made.iter() {
+        engine.remove(resource).await.unwrap();
+    }
+    let of_the_volume = made.iter().find(|resource| resource.name == volume);
+    assert_eq!(of_the_volume.map(|volume| &volume.labels), Some(&labels));
+    assert_eq!(left(&*engine, &slug).await, Vec::<String>::new());
+}
