@@ -7,6 +7,7 @@ mod backend;
 mod call;
 mod connect;
 mod containers;
+mod export;
 mod facts;
 mod hijack;
 mod image;
@@ -18,6 +19,7 @@ mod subnet;
 
 use std::path::PathBuf;
 
+pub use export::ProgramSettings;
 pub use image::{BuiltImage, ImageFile, ImageSettings, build_image};
 
 /// A connection to a Docker Engine. Cheap to clone.

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Effects.
     ("bottle-backend", &["bottle-plan"]),
     ("bottle-docker", &["bottle-backend", "bottle-plan"]),
+    ("bottle-smolvm", &["bottle-backend", "bottle-docker", "bottle-plan"]),
     ("bottle-launch", &["bottle-backend", "bottle-plan", "bottle-policy"]),
     ("bottle-wire", &["bottle-policy"]),
     ("bottle-pipelock", &["bottle-policy", "bottle-wire"]),
@@ -39,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bottle-launch",
             "bottle-plan",
             "bottle-policy",
+            "bottle-smolvm",
         ],
     ),
     (
@@ -51,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "bottle-plan",
             "bottle-policy",
             "bottle-reports",
+            "bottle-smolvm",
             "probe-spec",
         ],
     ),

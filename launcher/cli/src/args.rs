@@ -50,6 +50,10 @@ pub struct Chosen {
     /// Instead of the manifest's backend (also: the environment variable BOTTLE_BACKEND).
     #[arg(long, value_enum)]
     pub backend: Option<BackendName>,
+    /// The smolvm program, for the backend smolmachines; the first on the path when absent (also: the environment variable
+    /// BOTTLE_SMOLVM).
+    #[arg(long, value_name = "FILE")]
+    pub smolvm: Option<PathBuf>,
     /// Instead of the manifest's topology.
     #[arg(long, value_enum)]
     pub topology: Option<TopologyName>,

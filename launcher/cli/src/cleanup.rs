@@ -1,21 +1,21 @@
 //! `bottle cleanup`.
 
 use bottle_backend::ResourceKind;
-use bottle_docker::Docker;
 use bottle_launch::{SweepReport, SweepScope, sweep};
 
+use crate::backend;
 use crate::failure::Failure;
 use crate::host::state_dir;
 use crate::plan::print;
 
 /// Removes what dead launchers left and says what it was.
 pub async fn cleanup() -> Result<u8, Failure> {
-    let docker = Docker::connect().await?;
+    let backend = backend::with_remains().await?;
     let scope = SweepScope {
         state_dir: Some(state_dir()),
         run: None,
     };
-    let report = sweep(&docker, &scope).await?;
+    let report = sweep(&*backend, &scope).await?;
     print(&told(&report))?;
     if report.failed.is_empty() {
         return Ok(0);

@@ -4,6 +4,7 @@
 //! guest's, and turns outcomes into exit codes.
 
 mod args;
+mod backend;
 mod cleanup;
 mod failure;
 mod host;
@@ -72,7 +73,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
 /// Logs go to standard error: standard output is the guest's.
 fn log_to_stderr(verbose: bool) {
     let filter = if verbose {
-        "bottle=debug,bottle_launch=debug,bottle_docker=debug,warn"
+        "bottle=debug,bottle_launch=debug,bottle_docker=debug,bottle_smolvm=debug,warn"
     } else {
         "error"
     };

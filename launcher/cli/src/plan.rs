@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use bottle_backend::Backend;
 use bottle_docker::Docker;
-use bottle_plan::{Plan, Topology};
+use bottle_plan::{BackendKind, Plan, Topology};
 
 use crate::args::PlanArgs;
 use crate::failure::{Failure, say};
@@ -75,6 +75,14 @@ fn summary(plan: &Plan) -> String {
         Topology::Routed => "routed: the guest shares an internal network with its proxy",
     };
     line("bottle", format!("{} ({})", plan.bottle, plan.slug));
+    line(
+        "backend",
+        match plan.backend {
+            BackendKind::Docker => "docker: the guest is a container",
+            BackendKind::Smolmachines => "smolmachines: the guest is a microVM",
+        }
+        .to_owned(),
+    );
     line("topology", topology.to_owned());
     line("image", plan.guest.image.clone());
     line("command", plan.guest.command.join(" "));

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bottle_backend::{Backend, Role};
-use bottle_docker::{BuiltImage, Docker};
+use bottle_docker::BuiltImage;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_plan::Plan;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::args::RunArgs;
+use crate::backend;
 use crate::failure::{EXIT_INTERRUPTED, Failure, say};
 use crate::host::{Loaded, options, state_dir};
 use crate::leave::{Orders, Remains};
@@ -36,7 +37,7 @@ pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
     let remains = Remains::default();
     let orders = Orders::listen(remains.clone())?;
     let line = ProgressLine::start(verbose);
-    let (plan, docker, image) = planned(args).await?;
+    let (plan, backend, image) = planned(args).await?;
     remains.set(objects(&plan));
     let secrets = Secrets::from_env(&plan.token_env);
     let mut options = LaunchOptions::new(format!("run-{}", plan.slug), state_dir());
@@ -44,7 +45,7 @@ pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
     options.progress = line.as_ref().map(ProgressLine::progress);
     options.guest_stdio = true;
     options.cancel = Some(orders.cancel());
-    let bottle = launch(plan, secrets, Arc::new(docker), options).await?;
+    let bottle = launch(plan, secrets, backend, options).await?;
     drop(line);
     remains.set(bottle.steps().iter().map(ToString::to_string).collect());
     let bottle = Arc::new(bottle);
@@ -67,7 +68,7 @@ fn objects(plan: &Plan) -> Vec<String> {
 }
 
 /// Refuses what can be refused without an engine first, then asks it.
-async fn planned(args: &RunArgs) -> Result<(Plan, Docker, BuiltImage), Failure> {
+async fn planned(args: &RunArgs) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), Failure> {
     let loaded = Loaded::read(&args.chosen.manifest)?;
     let bottle = &args.chosen.bottle;
     let mut options = options(&args.chosen, &args.command)?;
@@ -75,7 +76,7 @@ async fn planned(args: &RunArgs) -> Result<(Plan, Docker, BuiltImage), Failure> 
     options.tty = terminal::is_interactive();
     options.bundle_image = "bottle-bundle".to_owned();
     let mut facts = loaded.facts(bottle)?;
-    loaded.prepare(bottle, &facts, &options)?;
+    let kind = loaded.prepare(bottle, &facts, &options)?.backend;
     if options.tty
         && let Some(manifest) = loaded.manifest.bottle(bottle)
         && !manifest.env.contains_key("TERM")
@@ -84,14 +85,14 @@ async fn planned(args: &RunArgs) -> Result<(Plan, Docker, BuiltImage), Failure> 
         options.extra_env.insert("TERM".to_owned(), term);
     }
     let image = tokio::task::spawn_blocking(bundle_image);
-    let docker = Docker::connect().await?;
-    facts.subnets = docker.facts().await?.subnets;
+    let backend = backend::open(kind, args.chosen.smolvm.clone()).await?;
+    facts.subnets = backend.facts().await?.subnets;
     let image = image
         .await
         .map_err(|error| Failure::system("building the bundle's image")(error.into()))??;
     options.bundle_image.clone_from(&image.reference);
     let plan = loaded.prepare(bottle, &facts, &options)?;
-    Ok((plan, docker, image))
+    Ok((plan, backend, image))
 }
 
 /// Joins terminals, follows sizes, passes signals on, and waits for the end of the command.

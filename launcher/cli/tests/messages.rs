@@ -54,7 +54,7 @@ fn errors() {
         &["run"],
         &["run", "--bottle", "dev"],
         &["run", "--bottle", "dev", "--topology", "flat", "--", "true"],
-        &["run", "--bottle", "dev", "--backend", "smolmachines", "--", "true"],
+        &["run", "--bottle", "dev", "--backend", "podman", "--", "true"],
         &["run", "--bottle", "dve", "--", "true"],
         &["run", "--bottle", "dev", "--manifest", "absent.yaml", "--", "true"],
         &["run", "--bottle", "dev", "--manifest", "typo.yaml", "--", "true"],

@@ -5,9 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::confine::Tmpfs;
+
 /// How to call the program.
-pub const USAGE: &str = "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--lease SOCKET] [--workdir DIRECTORY] \
-                         -- COMMAND [ARGUMENT]...";
+pub const USAGE: &str =
+    "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--lease SOCKET] [--workdir DIRECTORY] \
+                         [--confine USER[:GROUP]] [--seccomp] [--hostname NAME] [--no-resolver] \
+                         [--tmpfs PATH=BYTES,OPTIONS]... [--read-only-root] [--open-files N] [--processes N] \
+                         [--pid-file FILE] [--exec] -- COMMAND [ARGUMENT]...
+       bottle-guest --signal NAME --pid-file FILE";
 
 /// What the command line asked for.
 #[derive(Debug)]
@@ -18,8 +24,37 @@ pub struct Args {
     pub lease: Option<PathBuf>,
     /// Directory to run the command in.
     pub workdir: Option<PathBuf>,
-    /// The command; never empty.
+    /// What is done beforehand where no container engine has done it.
+    pub confine: Confine,
+    /// Whether to become the command instead of staying its init: for a further program in a guest that has one.
+    pub exec: bool,
+    /// Signal to send to the init whose id is in `confine.pid_file`; then there is no command.
+    pub signal: Option<String>,
+    /// The command; empty only with `signal`.
     pub command: Vec<OsString>,
+}
+
+/// What is done before the command where no container engine has done it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confine {
+    /// `user[:group]` to become, without any capability.
+    pub user: Option<String>,
+    /// Whether dangerous system calls are refused.
+    pub seccomp: bool,
+    /// Host name.
+    pub hostname: Option<String>,
+    /// Whether the list of name servers is replaced by one where nobody listens.
+    pub no_resolver: bool,
+    /// In-memory file systems.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Whether the root becomes read-only.
+    pub read_only_root: bool,
+    /// Most open files of a process.
+    pub open_files: Option<u64>,
+    /// Most processes and threads of the user.
+    pub processes: Option<u64>,
+    /// File for our process id.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// One forwarder.
@@ -40,6 +75,8 @@ pub enum ArgsError {
     Unknown(OsString),
     /// A forward that is not `ADDRESS:PORT=SOCKET`.
     Forward(OsString),
+    /// A value of another form.
+    Value(&'static str, OsString),
     /// A forward that would listen where a neighbour can reach it.
     NotLoopback(SocketAddr),
     /// No command after `--`.
@@ -54,24 +91,32 @@ impl Args {
             forwards: Vec::new(),
             lease: None,
             workdir: None,
+            confine: Confine::default(),
+            exec: false,
+            signal: None,
             command: Vec::new(),
         };
         while let Some(arg) = args.next() {
+            let mut value = |option| args.next().ok_or(ArgsError::MissingValue(option));
             match arg.to_str() {
-                Some("--forward") => {
-                    let value = args.next().ok_or(ArgsError::MissingValue("--forward"))?;
-                    parsed.forwards.push(parse_forward(&value)?);
-                }
-                Some("--lease") => parsed.lease = Some(args.next().ok_or(ArgsError::MissingValue("--lease"))?.into()),
-                Some("--workdir") => {
-                    parsed.workdir = Some(args.next().ok_or(ArgsError::MissingValue("--workdir"))?.into())
-                }
+                Some("--forward") => parsed.forwards.push(parse_forward(&value("--forward")?)?),
+                Some("--lease") => parsed.lease = Some(value("--lease")?.into()),
+                Some("--workdir") => parsed.workdir = Some(value("--workdir")?.into()),
+                Some("--exec") => parsed.exec = true,
+                Some("--signal") => parsed.signal = Some(text("--signal", value("--signal")?)?),
                 Some("--") => {
                     parsed.command = args.by_ref().collect();
                     break;
                 }
+                Some(option) if parsed.confine.read(option, &mut value)? => {}
                 _ => return Err(ArgsError::Unknown(arg)),
             }
+        }
+        if parsed.signal.is_some() {
+            return match parsed.confine.pid_file {
+                Some(_) => Ok(parsed),
+                None => Err(ArgsError::MissingValue("--pid-file")),
+            };
         }
         if parsed.command.is_empty() {
             Err(ArgsError::NoCommand)
@@ -79,6 +124,54 @@ impl Args {
             Ok(parsed)
         }
     }
+}
+
+impl Confine {
+    /// Reads an option; whether it is one of these.
+    fn read(
+        &mut self,
+        option: &str,
+        value: &mut impl FnMut(&'static str) -> Result<OsString, ArgsError>,
+    ) -> Result<bool, ArgsError> {
+        match option {
+            "--confine" => self.user = Some(text("--confine", value("--confine")?)?),
+            "--hostname" => self.hostname = Some(text("--hostname", value("--hostname")?)?),
+            "--pid-file" => self.pid_file = Some(value("--pid-file")?.into()),
+            "--tmpfs" => self.tmpfs.push(parse_tmpfs(value("--tmpfs")?)?),
+            "--open-files" => self.open_files = Some(number("--open-files", value("--open-files")?)?),
+            "--processes" => self.processes = Some(number("--processes", value("--processes")?)?),
+            "--seccomp" => self.seccomp = true,
+            "--no-resolver" => self.no_resolver = true,
+            "--read-only-root" => self.read_only_root = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn text(option: &'static str, value: OsString) -> Result<String, ArgsError> {
+    value.into_string().map_err(|value| ArgsError::Value(option, value))
+}
+
+fn number(option: &'static str, value: OsString) -> Result<u64, ArgsError> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or(ArgsError::Value(option, value))
+}
+
+fn parse_tmpfs(value: OsString) -> Result<Tmpfs, ArgsError> {
+    let read = |text: &str| {
+        // Neither paths (the launcher refuses commas in them) nor sizes have a comma; options have equal signs of their own.
+        let (head, options) = text.split_once(',').unwrap_or((text, ""));
+        let (path, bytes) = head.rsplit_once('=')?;
+        let tmpfs = Tmpfs {
+            path: path.into(),
+            bytes: bytes.parse().ok()?,
+            options: options.to_owned(),
+        };
+        path.starts_with('/').then_some(tmpfs)
+    };
+    let found = value.to_str().and_then(read);
+    found.ok_or(ArgsError::Value("--tmpfs", value))
 }
 
 fn parse_forward(value: &OsStr) -> Result<Forward, ArgsError> {
@@ -103,6 +196,7 @@ impl fmt::Display for ArgsError {
             Self::MissingValue(option) => write!(f, "{option} needs a value, found the end of the command line"),
             Self::Unknown(arg) => write!(f, "expected an option or `--`, found {arg:?}"),
             Self::Forward(value) => write!(f, "--forward expects ADDRESS:PORT=/PATH/OF/SOCKET, found {value:?}"),
+            Self::Value(option, value) => write!(f, "{option} was given {value:?}, which is not of its form"),
             Self::NotLoopback(listen) => write!(f, "--forward listens on loopback addresses only, found {listen}"),
             Self::NoCommand => write!(f, "expected `--` and a command, found the end of the command line"),
         }
@@ -137,7 +231,38 @@ mod tests {
         assert_eq!(args.command, ["sh", "-c", "--"]);
     }
 
+    #[test]
+    fn confinement_is_read() {
+        let line = "--confine 1000:1000 --seccomp --hostname dev --no-resolver --tmpfs /tmp=4096,mode=1777,exec \
+                    --tmpfs /x=1 --read-only-root --open-files 64 --processes 16 --pid-file /p --exec -- sh";
+        let args = parse(line).unwrap();
+        let tmpfs = |path: &str, bytes, options: &str| Tmpfs {
+            path: path.into(),
+            bytes,
+            options: options.into(),
+        };
+        let expected = Confine {
+            user: Some("1000:1000".into()),
+            seccomp: true,
+            hostname: Some("dev".into()),
+            no_resolver: true,
+            tmpfs: vec![tmpfs("/tmp", 4096, "mode=1777,exec"), tmpfs("/x", 1, "")],
+            read_only_root: true,
+            open_files: Some(64),
+            processes: Some(16),
+            pid_file: Some("/p".into()),
+        };
+        assert_eq!(args.confine, expected);
+        assert!(args.exec);
+        let args = parse("--signal TERM --pid-file /p").unwrap();
+        assert_eq!((args.signal.as_deref(), args.command.len()), (Some("TERM"), 0));
+    }
+
     #[rstest::rstest]
+    #[case("--signal TERM", ArgsError::MissingValue("--pid-file"))]
+    #[case("--open-files x -- sh", ArgsError::Value("--open-files", "x".into()))]
+    #[case("--tmpfs /tmp -- sh", ArgsError::Value("--tmpfs", "/tmp".into()))]
+    #[case("--tmpfs tmp=1 -- sh", ArgsError::Value("--tmpfs", "tmp=1".into()))]
     #[case("", ArgsError::NoCommand)]
     #[case("--", ArgsError::NoCommand)]
     #[case("--lease", ArgsError::MissingValue("--lease"))]

@@ -1,13 +1,15 @@
-//! The two things that only the C interface can do: closing descriptors we were handed, and handing the terminal
-//! from our session to the command's. All `unsafe` of the program is here.
+//! The three things that only the C interface can do: closing descriptors we were handed, handing the terminal from our
+//! session to the command's, and installing a filter of system calls. All `unsafe` of the program is here.
 #![expect(
     unsafe_code,
-    reason = "closing foreign descriptors, TIOCNOTTY and pre_exec have no safe form in std or rustix"
+    reason = "closing foreign descriptors, TIOCNOTTY, pre_exec and seccomp have no safe form in std or rustix"
 )]
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use crate::seccomp::Instruction;
 
 /// Closes every descriptor from 3 up. Call it first thing in `main`, before anything is opened: a descriptor that an
 /// engine or an outer program leaked must not reach the agent (CVE-2024-21626 was one).
@@ -62,5 +64,36 @@ pub fn own_session(command: &mut Command) {
             }
             Ok(())
         });
+    }
+}
+
+/// Installs a filter of system calls on the calling thread and everything that it starts. `no_new_privs` must be set.
+pub fn filter_system_calls(program: &[Instruction]) -> io::Result<()> {
+    /// `struct sock_fprog`.
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const Instruction,
+    }
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = Program {
+        length,
+        instructions: program.as_ptr(),
+    };
+    // SAFETY: the kernel reads `length` instructions, which have its own layout and are borrowed until after the call,
+    // checks them and copies them.
+    let installed = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            std::ptr::from_ref(&program),
+            0,
+            0,
+        )
+    };
+    if installed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }

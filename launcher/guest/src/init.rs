@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SI
 use signal_hook::iterator::Signals;
 
 use crate::args::Args;
+use crate::confine::{ConfineError, confine};
 use crate::descent;
 use crate::forward::{BindError, Forwarder};
 
@@ -30,6 +31,10 @@ pub static LEASE_ENDED: AtomicBool = AtomicBool::new(false);
 pub enum InitError {
     /// The working directory cannot be entered.
     Workdir(PathBuf, io::Error),
+    /// What an engine would have done.
+    Confine(ConfineError),
+    /// The process that a signal is for.
+    Signal(String),
     /// A forwarder or the lease.
     Forward(BindError),
     /// `no_new_privs`, the reaper's role or signal handling.
@@ -39,8 +44,16 @@ pub enum InitError {
 /// Prepares the guest, runs the command and returns its exit status: its own code, 128 + n for signal n, 126 when it
 /// cannot be executed, 127 when it is not found.
 pub fn run(args: Args) -> Result<u8, InitError> {
+    if let (Some(name), Some(file)) = (&args.signal, &args.confine.pid_file) {
+        return send(name, file);
+    }
+    // The kernel keeps users, capabilities and filters by thread: this is the only one as yet.
+    confine(&args.confine).map_err(InitError::Confine)?;
     if let Some(dir) = &args.workdir {
         std::env::set_current_dir(dir).map_err(|error| InitError::Workdir(dir.clone(), error))?;
+    }
+    if args.exec {
+        return Ok(become_command(&args.command));
     }
     crate::edge::give_up_terminal();
     let mut signals = Signals::new(PASSED_ON.iter().chain([&SIGCHLD]))
@@ -57,14 +70,7 @@ pub fn run(args: Args) -> Result<u8, InitError> {
 
     let command = match spawn(&args.command) {
         Ok(command) => command,
-        Err(error) => {
-            eprintln!("bottle-guest: cannot run {:?}: {error}", args.command[0]);
-            return Ok(if error.kind() == io::ErrorKind::NotFound {
-                127
-            } else {
-                126
-            });
-        }
+        Err(error) => return Ok(cannot_run(&args.command, &error)),
     };
     for signal in signals.forever() {
         if signal == SIGCHLD {
@@ -82,6 +88,43 @@ pub fn run(args: Args) -> Result<u8, InitError> {
         }
     }
     unreachable!("the signal iterator has no end while its handle is not closed")
+}
+
+/// Becomes the command; the status when that is not possible.
+fn become_command(command_line: &[OsString]) -> u8 {
+    let error = Command::new(&command_line[0]).args(&command_line[1..]).exec();
+    cannot_run(command_line, &error)
+}
+
+fn cannot_run(command_line: &[OsString], error: &io::Error) -> u8 {
+    eprintln!("bottle-guest: cannot run {:?}: {error}", command_line[0]);
+    if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    }
+}
+
+/// Sends a signal to the init that left its process id in a file.
+fn send(name: &str, file: &Path) -> Result<u8, InitError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| InitError::Signal(format!("cannot read {}: {error}", file.display())))?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| InitError::Signal(format!("{} has no process id: {text:?}", file.display())))?;
+    let signal = match name {
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        "HUP" => Signal::HUP,
+        "QUIT" => Signal::QUIT,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "KILL" => Signal::KILL,
+        other => return Err(InitError::Signal(format!("no signal that is passed on: {other:?}"))),
+    };
+    match rustix::process::kill_process(pid, signal) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(InitError::Signal(format!("cannot signal process {pid:?}: {error}"))),
+    }
 }
 
 fn spawn(command_line: &[OsString]) -> io::Result<Pid> {
@@ -117,6 +160,8 @@ impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workdir(dir, error) => write!(f, "cannot enter the working directory {}: {error}", dir.display()),
+            Self::Confine(error) => error.fmt(f),
+            Self::Signal(problem) => f.write_str(problem),
             Self::Forward(error) => error.fmt(f),
             Self::Process(what, error) => write!(f, "cannot {what}: {error}"),
         }

@@ -4,13 +4,17 @@
 //! *before* the agent's first instruction. Forwarders are bound, the lease is held, inherited descriptors are closed and
 //! `no_new_privs` is set, or the program exits with status 125 and the agent never runs. It then stays process 1: it
 //! passes signals on, reaps orphans and exits with the agent's status.
+//!
+//! Where no container engine has done it (in a microVM), it also confines the agent: see `confine`.
 
 mod args;
+mod confine;
 mod descent;
 mod edge;
 mod forward;
 mod init;
 mod relay;
+mod seccomp;
 
 use std::process::ExitCode;
 

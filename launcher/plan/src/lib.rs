@@ -17,5 +17,5 @@ mod scalar;
 pub use manifest::{Manifest, ManifestError, parse, schema};
 pub use places::Place;
 pub use plan::*;
-pub use prepare::{GUEST_PROXY, HostFacts, PlanError, PrepareOptions, placeholder, prepare};
+pub use prepare::{GUEST_PROXY, HostFacts, MACHINE_SOCKETS, PlanError, PrepareOptions, placeholder, prepare};
 pub use scalar::{ByteSize, Scalar};

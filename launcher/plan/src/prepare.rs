@@ -27,8 +27,13 @@ pub use input::{HostFacts, PrepareOptions};
 /// Where a sealed guest finds the proxy: its own loopback, where `bottle-guest` listens.
 pub const GUEST_PROXY: &str = "127.0.0.1:8888";
 
+/// Where a microVM finds the bundle's sockets. [`SHARED_DIR`] itself is a directory of the host there, mounted read-only:
+/// its files can be read, but a socket in it leads nowhere from another kernel. So each socket is handed over by itself, to
+/// the same name in this directory.
+pub const MACHINE_SOCKETS: &str = "/run/bottle-sockets";
+
 /// Socket of pipelock in the shared directory.
-const PROXY_SOCKET: &str = "/run/bottle/proxy.sock";
+const PROXY_SOCKET: &str = "proxy.sock";
 
 /// Size of the shared volume: the guest's init (about 1 MiB), a certificate and sockets.
 const SHARED_BYTES: u64 = 16 << 20;
@@ -46,6 +51,7 @@ struct Input<'a> {
     facts: &'a HostFacts,
     options: &'a PrepareOptions,
     topology: Topology,
+    backend: BackendKind,
     slug: String,
 }
 
@@ -65,6 +71,15 @@ impl Input<'_> {
         }
     }
 
+    /// Where the guest finds one of the bundle's sockets.
+    fn guest_socket(&self, name: &str) -> String {
+        let directory = match self.backend {
+            BackendKind::Docker => SHARED_DIR,
+            BackendKind::Smolmachines => MACHINE_SOCKETS,
+        };
+        format!("{directory}/{name}")
+    }
+
     fn engine_name(&self, part: &str) -> String {
         format!("bottle-{}-{part}", self.slug)
     }
@@ -81,7 +96,7 @@ pub fn prepare(
     options: &PrepareOptions,
 ) -> Result<Plan, PlanError> {
     let input = input(manifest, bottle, facts, options)?;
-    let backend = refuse_unbuilt(&input)?;
+    refuse_unbuilt(&input)?;
     if options.bundle_image.is_empty() {
         return Err(option("bundle_image", "an image reference", "nothing"));
     }
@@ -98,13 +113,13 @@ pub fn prepare(
         networks.push(outer_network(&input));
     }
     if input.topology == Topology::Routed {
-        networks.push(inner::network(input.engine_name("inner"), &subnets));
+        networks.push(inner::network(input.engine_name("inner"), &subnets, input.backend));
     }
     Ok(Plan {
         version: PLAN_VERSION,
         slug: input.slug.clone(),
         bottle: bottle.to_owned(),
-        backend,
+        backend: input.backend,
         topology: input.topology,
         networks,
         volumes: vec![VolumePlan {
@@ -163,27 +178,13 @@ fn input<'a>(
         facts,
         options,
         topology: options.topology.or(bottle.topology).unwrap_or(Topology::Sealed),
+        backend: options.backend.or(bottle.backend).unwrap_or(BackendKind::Docker),
         slug,
     })
 }
 
 /// Refuses what is understood but not offered: a bottle that quietly has less than its manifest says is worse than none.
-fn refuse_unbuilt(input: &Input<'_>) -> Result<BackendKind, PlanError> {
-    let backend = input
-        .options
-        .backend
-        .or(input.bottle.backend)
-        .unwrap_or(BackendKind::Docker);
-    if backend != BackendKind::Docker {
-        if input.options.backend.is_some() {
-            return Err(option(
-                "--backend",
-                "`docker`, the only backend built so far",
-                "`smolmachines`",
-            ));
-        }
-        return Err(input.not_built(&input.path("backend"), "the backend `smolmachines`"));
-    }
+fn refuse_unbuilt(input: &Input<'_>) -> Result<(), PlanError> {
     if input.bottle.git.is_some() {
         return Err(input.not_built(&input.path("git"), "git upstreams"));
     }
@@ -201,7 +202,7 @@ fn refuse_unbuilt(input: &Input<'_>) -> Result<BackendKind, PlanError> {
             return Err(input.not_built(&format!("{path}.skills"), "skills"));
         }
     }
-    Ok(backend)
+    Ok(())
 }
 
 fn option(option: &'static str, expected: impl Into<String>, found: impl Into<String>) -> PlanError {
@@ -214,7 +215,7 @@ fn option(option: &'static str, expected: impl Into<String>, found: impl Into<St
 
 fn config(input: &Input<'_>, subnets: &[crate::plan::Subnet]) -> Result<BundleConfig, PlanError> {
     let listen = match subnets.first() {
-        None => Listen::Unix(PROXY_SOCKET.to_owned()),
+        None => Listen::Unix(format!("{SHARED_DIR}/{PROXY_SOCKET}")),
         Some(subnet) => inner::listen(&subnet.cidr).ok_or(PlanError::NoSubnet)?,
     };
     let (policy, routes) = egress::rules(input)?;

@@ -112,7 +112,6 @@ fn meaning() {
             "image reference",
             "version: 1\nbottles: { dev: { image: \"a b\" } }\n".to_owned(),
         ),
-        ("backend not built", bottle("backend: smolmachines")),
         ("git not built", bottle("git:\n  upstreams: []")),
         ("supervise not built", bottle("supervise: true")),
         ("skills not built", agent("{ bottle: dev, skills: [./a] }")),

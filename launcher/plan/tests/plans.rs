@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bottle_plan::{
-    HostFacts, Limits, NetworkMode, Plan, PlanError, PrepareOptions, Topology, parse, placeholder, prepare,
+    BackendKind, HostFacts, Limits, NetworkMode, Plan, PlanError, PrepareOptions, Topology, parse, placeholder, prepare,
 };
 use bottle_policy::{Controls, Listen, Rules};
 use proptest::prelude::*;
@@ -112,6 +112,49 @@ fn options_win() {
     );
 }
 
+/// A machine's sockets are handed over one by one, its proxy is reached from the host, and it has whole processors.
+#[test]
+fn a_machine_differs_from_a_container_in_little() {
+    let plan_of = |backend, topology| {
+        let mut options = options();
+        options.backend = Some(backend);
+        options.topology = Some(topology);
+        let mut facts = facts();
+        facts.default_limits.milli_cpus = Some(1500);
+        plan(&facts, &options).unwrap()
+    };
+    let sealed = plan_of(BackendKind::Smolmachines, Topology::Sealed);
+    let proxy = "127.0.0.1:8888=/run/bottle-sockets/proxy.sock".to_owned();
+    assert!(
+        sealed.guest.entrypoint.contains(&proxy),
+        "{:?}",
+        sealed.guest.entrypoint
+    );
+    assert!(
+        sealed
+            .guest
+            .entrypoint
+            .contains(&"/run/bottle-sockets/lease.sock".to_owned())
+    );
+    assert_eq!(sealed.guest.limits.milli_cpus.map(|cpus| cpus % 1000), Some(0));
+    let mut as_container = sealed.clone();
+    let docker = plan_of(BackendKind::Docker, Topology::Sealed);
+    as_container.backend = BackendKind::Docker;
+    as_container.guest.entrypoint.clone_from(&docker.guest.entrypoint);
+    as_container.guest.limits.clone_from(&docker.guest.limits);
+    assert_eq!(as_container, docker);
+    let inner = |plan: &Plan| {
+        plan.networks
+            .iter()
+            .find(|network| network.role == "inner-network")
+            .cloned()
+    };
+    let routed = plan_of(BackendKind::Smolmachines, Topology::Routed);
+    assert!(inner(&routed).is_some_and(|network| network.internal && !network.host_absent));
+    let routed = plan_of(BackendKind::Docker, Topology::Routed);
+    assert!(inner(&routed).is_some_and(|network| network.internal && network.host_absent));
+}
+
 #[test]
 fn bad_options_are_named() {
     let refused = |change: fn(&mut PrepareOptions)| {
@@ -125,7 +168,6 @@ fn bad_options_are_named() {
         refused(|options| options.slug = Some("A/B".to_owned())),
         refused(|options| options.image = Some("a b".to_owned())),
         refused(|options| options.user = Some(String::new())),
-        refused(|options| options.backend = Some(bottle_plan::BackendKind::Smolmachines)),
         refused(|options| options.resolver = Some(vec!["localhost".to_owned()])),
         refused(|options| options.extra_upstream_roots = vec!["-----BEGIN PRIVATE KEY-----".to_owned()]),
         refused(|options| options.extra_env = BTreeMap::from([("GITHUB_TOKEN".to_owned(), "x".to_owned())])),

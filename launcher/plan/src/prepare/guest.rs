@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bottle_policy::{BundleConfig, Listen, SHARED_DIR};
 
 use crate::places::below;
-use crate::plan::{Attachment, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
+use crate::plan::{Attachment, BackendKind, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
 use crate::prepare::egress::is_variable;
 use crate::prepare::{GUEST_PROXY, Input, PROXY_SOCKET, PlanError, option, shared_mount};
 
@@ -38,7 +38,7 @@ const CA_VARIABLES: [&str; 8] = [
 ];
 
 /// Socket of the bundle whose end is the guest's end.
-const LEASE_SOCKET: &str = "/run/bottle/lease.sock";
+const LEASE_SOCKET: &str = "lease.sock";
 
 /// The guest's home unless its environment names another: an image's own is on the read-only root.
 const HOME: &str = "/home/bottle";
@@ -86,7 +86,7 @@ pub(super) fn container(
     Ok(ContainerPlan {
         name: input.engine_name("guest"),
         image,
-        entrypoint: entrypoint(input.topology),
+        entrypoint: entrypoint(input),
         command: options.command.clone(),
         env,
         user,
@@ -114,12 +114,14 @@ pub(super) fn container(
 }
 
 /// `bottle-guest` from the shared volume is the first process in both topologies; only a sealed guest needs forwarders.
-fn entrypoint(topology: Topology) -> Vec<String> {
+fn entrypoint(input: &Input<'_>) -> Vec<String> {
     let mut entrypoint = vec![format!("{SHARED_DIR}/bottle-guest")];
-    if topology == Topology::Sealed {
-        entrypoint.extend(["--forward".to_owned(), format!("{GUEST_PROXY}={PROXY_SOCKET}")]);
+    if input.topology == Topology::Sealed {
+        let proxy = input.guest_socket(PROXY_SOCKET);
+        entrypoint.extend(["--forward".to_owned(), format!("{GUEST_PROXY}={proxy}")]);
     }
-    entrypoint.extend(["--lease", LEASE_SOCKET, "--"].map(str::to_owned));
+    let lease = input.guest_socket(LEASE_SOCKET);
+    entrypoint.extend(["--lease".to_owned(), lease, "--".to_owned()]);
     entrypoint
 }
 
@@ -288,9 +290,16 @@ fn limits(input: &Input<'_>) -> Result<Limits, PlanError> {
         return Err(input.refuse("limits.open_files", "a whole number from 64 to 1048576"));
     }
     let milli_cpus = written.cpus.map(|cpus| (cpus * 1000.0).round() as u64);
+    let memory = memory.or(given.memory).unwrap_or(4 << 30);
+    let milli_cpus = milli_cpus.or(given.milli_cpus).unwrap_or(2000);
+    // A machine has whole processors and whole mebibytes.
+    let (memory_unit, cpu_unit) = match input.backend {
+        BackendKind::Docker => (1, 1),
+        BackendKind::Smolmachines => (1 << 20, 1000),
+    };
     Ok(Limits {
-        memory: memory.or(given.memory).or(Some(4 << 30)),
-        milli_cpus: milli_cpus.or(given.milli_cpus).or(Some(2000)),
+        memory: Some(memory.next_multiple_of(memory_unit)),
+        milli_cpus: Some(milli_cpus.next_multiple_of(cpu_unit)),
         pids: written.pids.or(given.pids).or(Some(512)),
         open_files: written.open_files.or(given.open_files).or(Some(4096)),
     })

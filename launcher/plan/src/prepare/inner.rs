@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bottle_policy::{Listen, PROXY_PORT};
 use sha2::{Digest, Sha256};
 
-use crate::plan::{NetworkPlan, Plan, Subnet, Topology};
+use crate::plan::{BackendKind, NetworkPlan, Plan, Subnet, Topology};
 use crate::prepare::{PlanError, guest, state_file};
 
 /// Host number of the bundle on the inner network.
@@ -66,13 +66,14 @@ fn ipv4_range(text: &str) -> Result<Option<(u32, u32)>, PlanError> {
     Ok((bits > 0).then_some((low, low | !mask)))
 }
 
-/// The inner network: nothing is forwarded out of it, and the host has no address on it.
-pub(super) fn network(name: String, subnets: &[Subnet]) -> NetworkPlan {
+/// The inner network: nothing is forwarded out of it. The host has no address on it, unless the guest is a machine whose
+/// connections the host makes.
+pub(super) fn network(name: String, subnets: &[Subnet], backend: BackendKind) -> NetworkPlan {
     NetworkPlan {
         name,
         role: "inner-network".to_owned(),
         internal: true,
-        host_absent: true,
+        host_absent: backend == BackendKind::Docker,
         masquerade: false,
         subnets: subnets.to_vec(),
         ipv6: None,

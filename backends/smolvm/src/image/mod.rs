@@ -1,0 +1,117 @@
+//! Images: a directory with files, and what its author says about the programs in it.
+//!
+//! A machine's image is a directory that it reads while it runs, so one that is in the cache is never changed: it is made
+//! under another name and moved to its own when it is whole, and its name is the digest that the engine knows it by.
+
+mod cache;
+mod unpack;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bottle_backend::{BackendError, BoxFuture, Labels};
+use bottle_docker::Docker;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::program::refused;
+pub(crate) use cache::Cache;
+
+/// Pieces of an archive.
+pub type Pieces = mpsc::Sender<Result<Bytes, String>>;
+
+/// What an image says about the programs that run in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+}
+
+/// Where images come from: the engine that bundles live in.
+pub trait Source: Send + Sync {
+    /// What an image says about its programs.
+    fn settings<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Settings, BackendError>>;
+
+    /// Sends an image's files as one archive. Whatever it makes in the engine meanwhile has these labels.
+    fn export<'a>(&'a self, id: &'a str, labels: &'a Labels, pieces: Pieces)
+    -> BoxFuture<'a, Result<(), BackendError>>;
+}
+
+impl Source for Docker {
+    fn settings<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Settings, BackendError>> {
+        Box::pin(async move {
+            let found = self.image_settings(id).await?;
+            Ok(Settings {
+                env: found.env,
+                user: found.user,
+                workdir: found.workdir,
+            })
+        })
+    }
+
+    fn export<'a>(
+        &'a self,
+        id: &'a str,
+        labels: &'a Labels,
+        pieces: Pieces,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move { self.export_image(id, labels, &pieces).await })
+    }
+}
+
+/// An image that machines can be made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Directory with its files.
+    pub(crate) directory: PathBuf,
+    /// What it says about its programs.
+    pub(crate) settings: Settings,
+}
+
+/// Whether a reference names a directory rather than an image of the engine. The forms are smolvm's own.
+pub(crate) fn is_path(reference: &str) -> bool {
+    ["/", "./", "../"].iter().any(|start| reference.starts_with(start))
+}
+
+/// A directory as an image. Its files must be readable for the machine's user.
+pub(crate) fn directory(reference: &str) -> Result<Option<Image>, BackendError> {
+    let call = format!("look at the image {reference}");
+    let path = match std::fs::canonicalize(reference) {
+        Ok(path) => path,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(call, error.to_string())),
+    };
+    if !path.is_dir() {
+        let problem = format!(
+            "expected a directory with the image's files, found a file: load an archive into the engine \
+             (`docker load -i {}`) and name the image",
+            path.display()
+        );
+        return Err(refused(call, problem));
+    }
+    check_readable(&path).map_err(|problem| refused(call, problem))?;
+    Ok(Some(Image {
+        directory: path,
+        settings: Settings::default(),
+    }))
+}
+
+fn check_readable(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    crate::site::check_passable(path, "an image directory elsewhere")?;
+    let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.mode();
+    if rustix::process::geteuid().is_root() && mode & 0o004 == 0 {
+        return Err(format!(
+            "{} cannot be read by the users that machines run as (expected mode o+r, found {:o})",
+            path.display(),
+            mode & 0o7777
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! An archive of files becomes a directory that a machine can read.
+//!
+//! The archive is the engine's, but its content is anybody's: an entry that would be written outside of the directory, by
+//! its name or through a link, ends the whole. Set-user-id bits are left out: nothing in a guest may gain privileges, and on
+//! the host they would be root's gift to whoever gets to the file. Everything can be read by others, because the machine's
+//! user is one of them.
+
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+
+/// Reads the pieces of an archive, on a thread that may block.
+pub(super) struct PieceReader {
+    pieces: mpsc::Receiver<Result<Bytes, String>>,
+    current: Bytes,
+}
+
+impl PieceReader {
+    pub(super) fn new(pieces: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+        Self {
+            pieces,
+            current: Bytes::new(),
+        }
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Why an archive was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnpackError {
+    /// An entry that is not taken.
+    #[error("the entry `{path}` of the image {why}, so nothing of it is used")]
+    Hostile {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Write {
+        /// Which path.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The archive ended early or is none.
+    #[error("the archive of the image cannot be read: {0}")]
+    Archive(io::Error),
+}
+
+/// Unpacks an archive into a fresh directory.
+pub(super) fn unpack(archive: impl Read, directory: &Path) -> Result<(), UnpackError> {
+    let keeps_owners = rustix::process::geteuid().is_root();
+    let mut archive = tar::Archive::new(archive);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(keeps_owners);
+    archive.set_overwrite(true);
+    // Directories may forbid writing to them: their modes come last.
+    let mut modes: Vec<(PathBuf, u32)> = Vec::new();
+    for entry in archive.entries().map_err(UnpackError::Archive)? {
+        let mut entry = entry.map_err(UnpackError::Archive)?;
+        let written = entry.path().map_err(UnpackError::Archive)?.into_owned();
+        let hostile = |why| UnpackError::Hostile {
+            path: written.display().to_string(),
+            why,
+        };
+        let relative = inside(&written).ok_or_else(|| hostile("leads out of it"))?;
+        if relative.as_os_str().is_empty() {
+            continue;
+        }
+        match entry.header().entry_type() {
+            tar::EntryType::Regular
+            | tar::EntryType::Continuous
+            | tar::EntryType::Directory
+            | tar::EntryType::Symlink
+            | tar::EntryType::GNUSparse => {}
+            tar::EntryType::Link => {
+                let target = entry.link_name().map_err(UnpackError::Archive)?;
+                if target.is_none_or(|target| inside(&target).is_none()) {
+                    return Err(hostile("is a hard link out of it"));
+                }
+            }
+            // The guest has devices of its own.
+            tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo => continue,
+            _ => return Err(hostile("is of a kind that is not known")),
+        }
+        let kind = entry.header().entry_type();
+        let mode = entry.header().mode().map_err(UnpackError::Archive)? & 0o1777;
+        // Refuses to go through a link; says `false` for a name that leads out.
+        let done = entry.unpack_in(directory).map_err(|source| UnpackError::Write {
+            path: directory.join(&relative),
+            source,
+        })?;
+        if !done {
+            return Err(hostile("leads out of it"));
+        }
+        match kind {
+            tar::EntryType::Directory => modes.push((relative, mode | 0o005)),
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+                set_mode(&directory.join(&relative), mode | 0o004 | (mode & 0o100) >> 6)?;
+            }
+            _ => {}
+        }
+    }
+    for (relative, mode) in modes.iter().rev() {
+        let path = directory.join(relative);
+        // A later entry may have put something else in its place.
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+            set_mode(&path, *mode)?;
+        }
+    }
+    set_mode(directory, 0o755)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), UnpackError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| UnpackError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The path without its root, or `None` when it leads out.
+fn inside(path: &Path) -> Option<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_uid(u64::from(rustix::process::geteuid().as_raw()));
+        header.set_gid(u64::from(rustix::process::getegid().as_raw()));
+        header
+    }
+
+    /// An archive with names that the library would not write by itself.
+    fn archive(entries: &[(&str, tar::EntryType, u32, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, mode, content) in entries {
+            let is_link = matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link);
+            let size = if is_link { 0 } else { content.len() as u64 };
+            let mut header = header(*kind, *mode, size);
+            let name = &mut header.as_gnu_mut().unwrap().name;
+            name[..path.len()].copy_from_slice(path.as_bytes());
+            if is_link {
+                header.set_link_name_literal(content).unwrap();
+            }
+            header.set_cksum();
+            builder
+                .append(&header, if is_link { &b""[..] } else { content.as_bytes() })
+                .unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    use tar::EntryType::{Char, Directory, Link, Regular, Symlink};
+
+    #[test]
+    fn files_can_be_read_by_others_and_give_no_privileges() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = archive(&[
+            ("root/", Directory, 0o700, ""),
+            ("root/secret", Regular, 0o600, "x"),
+            ("bin/", Directory, 0o555, ""),
+            ("bin/su", Regular, 0o4750, "y"),
+            ("sh", Symlink, 0o777, "/bin/su"),
+            ("tmp/", Directory, 0o1777, ""),
+            ("bin/su2", Link, 0o755, "bin/su"),
+            ("dev/", Directory, 0o755, ""),
+            ("dev/null", Char, 0o666, ""),
+        ]);
+        unpack(bytes.as_slice(), directory.path()).unwrap();
+        let mode = |path: &str| {
+            let found = std::fs::metadata(directory.path().join(path)).unwrap();
+            found.permissions().mode() & 0o7777
+        };
+        assert_eq!(mode("root"), 0o705);
+        assert_eq!(mode("root/secret"), 0o604);
+        assert_eq!(mode("bin/su"), 0o755);
+        assert_eq!(mode("bin"), 0o555);
+        assert_eq!(mode("tmp"), 0o1777);
+        assert_eq!(std::fs::read_to_string(directory.path().join("bin/su2")).unwrap(), "y");
+        assert_eq!(
+            std::fs::read_link(directory.path().join("sh")).unwrap(),
+            Path::new("/bin/su")
+        );
+        assert!(!directory.path().join("dev/null").exists());
+    }
+
+    #[rstest::rstest]
+    #[case(&[("../x", Regular, 0o644, "x")])]
+    #[case(&[("a/../../x", Regular, 0o644, "x")])]
+    #[case(&[("out", Symlink, 0o777, "OUTSIDE"), ("out/x", Regular, 0o644, "x")])]
+    #[case(&[("x", Link, 0o644, "../outside/kept")])]
+    #[case(&[("out", Symlink, 0o777, "OUTSIDE"), ("x", Link, 0o644, "out/kept")])]
+    fn hostile_entries_are_refused(#[case] entries: &[(&str, tar::EntryType, u32, &str)]) {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        let inside = directory.path().join("inside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(outside.join("kept"), "kept").unwrap();
+        let outside_text = outside.display().to_string();
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(path, kind, mode, content)| {
+                let content = if *content == "OUTSIDE" {
+                    outside_text.as_str()
+                } else {
+                    *content
+                };
+                (*path, *kind, *mode, content)
+            })
+            .collect();
+        unpack(archive(&entries).as_slice(), &inside).unwrap_err();
+        let left: Vec<_> = std::fs::read_dir(&outside)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(left, ["kept"]);
+        assert!(!directory.path().join("x").exists());
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = archive(&[("a", Regular, 0o644, &"x".repeat(4096))]);
+        assert!(unpack(&bytes[..2000], directory.path()).is_err());
+    }
+}

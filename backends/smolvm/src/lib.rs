@@ -1,0 +1,113 @@
+//! Bottles whose guest is a microVM of the smolvm program.
+//!
+//! The bundle stays in the container engine, so [`Smolvm`] wraps the engine's backend and does only the guest itself, and
+//! what the two share. Everything that smolvm is asked is one program call: `shapes` has their words, `program` their time
+//! limits and failures. smolvm keeps no record of who made a machine and what for, so `journal` does.
+//!
+//! smolvm gives a machine's program every capability. The boundary of the machine would hold all the same, but a plan is to
+//! mean the same on every backend: `bottle-guest` confines the program from inside (`inside`).
+#![warn(missing_docs)]
+
+mod backend;
+mod facts;
+mod image;
+mod inside;
+mod journal;
+mod listing;
+mod machine;
+mod processes;
+mod program;
+mod shapes;
+mod shared;
+mod site;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bottle_backend::{Backend, BackendError};
+use tokio::sync::Semaphore;
+
+pub use image::{Pieces, Settings as ImageSettings, Source};
+pub use program::Limits;
+pub use site::Settings;
+
+use crate::image::Cache;
+use crate::journal::Journal;
+use crate::machine::{Machine, Maker};
+use crate::program::Program;
+use crate::shared::Shared;
+use crate::site::Site;
+use crate::wire::Terminal;
+
+/// The backend.
+pub struct Smolvm {
+    /// Where bundles live.
+    inner: Arc<dyn Backend>,
+    /// Where images come from.
+    source: Arc<dyn Source>,
+    site: Site,
+    cache: Cache,
+    maker: Maker,
+    starts: Semaphore,
+    machines: Mutex<BTreeMap<String, Arc<Machine>>>,
+    terminals: Mutex<BTreeMap<String, Terminal>>,
+    execs: AtomicU64,
+}
+
+impl Smolvm {
+    /// Finds the program and asks for its version. `inner` makes bundles, networks and everything else that is no machine;
+    /// `source`, usually the same engine, has the images.
+    ///
+    /// # Errors
+    /// When there is no smolvm, or it is too old to be relied on.
+    pub async fn open(
+        inner: Arc<dyn Backend>,
+        source: Arc<dyn Source>,
+        settings: &Settings,
+    ) -> Result<Self, BackendError> {
+        let site = Site::new(settings);
+        let program = Program::find(settings.program.as_deref(), &site.machines(), &settings.limits).await?;
+        Ok(Self {
+            inner,
+            source,
+            cache: Cache::new(site.images()),
+            maker: Maker {
+                program,
+                limits: settings.limits,
+                journal: Journal::new(site.journal()),
+                shared: Shared::new(&site),
+            },
+            site,
+            starts: Semaphore::new(settings.starts_at_once.max(1)),
+            machines: Mutex::default(),
+            terminals: Mutex::default(),
+            execs: AtomicU64::new(0),
+        })
+    }
+
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Machine>>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn terminals(&self) -> MutexGuard<'_, BTreeMap<String, Terminal>> {
+        self.terminals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names of what bottles with machines left on this host, alive or not; an empty list means that no smolvm is needed to
+/// clean up.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub fn remains(settings: &Settings) -> Result<Vec<String>, BackendError> {
+    let entries = Journal::new(Site::new(settings).journal()).all()?;
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
+}
+
+/// Paths of images that machines have.
+fn images_in_use(journal: &Journal) -> Result<Vec<PathBuf>, BackendError> {
+    Ok(journal.all()?.into_iter().filter_map(|entry| entry.image).collect())
+}

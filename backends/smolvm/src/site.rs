@@ -1,0 +1,188 @@
+//! Where things are on the host.
+//!
+//! A machine of root's runs as a user of its own (2000000 and up, in group `kvm`), which must reach its image and the
+//! bundle's sockets, and nobody else needs to: so what it must pass through is open to that group alone, and where there is
+//! no such group, can be passed through but not listed.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bottle_backend::BackendError;
+
+use crate::program::{Limits, refused};
+
+/// What a backend needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The smolvm program; `None`: the first on the path.
+    pub program: Option<PathBuf>,
+    /// Directory of everything that bottles leave until they are removed.
+    pub state: PathBuf,
+    /// Directory of exported images.
+    pub cache: PathBuf,
+    /// Time limits of calls.
+    pub limits: Limits,
+    /// How many machines may be starting at a time. Two at once take longer than one after the other.
+    pub starts_at_once: usize,
+}
+
+impl Settings {
+    /// From the environment: `BOTTLE_SMOLVM`, `BOTTLE_SMOLVM_STATE_DIR`, `BOTTLE_CACHE_DIR`, `BOTTLE_SMOLVM_STARTS`. Root's
+    /// own places can be reached by its machines' users, which a home directory cannot.
+    pub fn from_env() -> Self {
+        let variable = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let is_root = rustix::process::geteuid().is_root();
+        let below = |xdg, home: &str, root: &str| {
+            if is_root {
+                return PathBuf::from(root);
+            }
+            let base = variable(xdg).filter(|path| path.is_absolute());
+            base.unwrap_or_else(|| variable("HOME").unwrap_or_else(|| "/".into()).join(home))
+                .join("bottle")
+        };
+        let starts = std::env::var("BOTTLE_SMOLVM_STARTS")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        Self {
+            program: variable("BOTTLE_SMOLVM"),
+            state: variable("BOTTLE_SMOLVM_STATE_DIR")
+                .unwrap_or_else(|| below("XDG_STATE_HOME", ".local/state", "/var/lib/bottle").join("smolvm")),
+            cache: variable("BOTTLE_CACHE_DIR")
+                .unwrap_or_else(|| below("XDG_CACHE_HOME", ".cache", "/var/cache/bottle")),
+            limits: Limits::default(),
+            starts_at_once: starts.filter(|starts| *starts > 0).unwrap_or(1),
+        }
+    }
+}
+
+/// The directories below [`Settings::state`] and [`Settings::cache`].
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    state: PathBuf,
+    cache: PathBuf,
+}
+
+impl Site {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            state: settings.state.clone(),
+            cache: settings.cache.clone(),
+        }
+    }
+
+    /// What smolvm itself keeps.
+    pub(crate) fn machines(&self) -> PathBuf {
+        self.state.join("machines")
+    }
+
+    /// One file for each thing that exists.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.state.join("journal")
+    }
+
+    /// Directories that bundles share with their guests.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.state.join("shared")
+    }
+
+    /// Exported images.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.cache.join("images")
+    }
+
+    /// Makes the directories of the state.
+    pub(crate) fn make_state(&self) -> Result<(), BackendError> {
+        let call = "make the state directory of smolmachines bottles";
+        let made = make_open(&self.state, 0o755)
+            .and_then(|()| make_open(&self.machines(), 0o755))
+            .and_then(|()| make_open(&self.journal(), 0o700))
+            .and_then(|()| make_gate(&self.shared()));
+        made.map_err(|error| {
+            refused(
+                call,
+                format!(
+                    "{}: {error}; make it writable, or name another with BOTTLE_SMOLVM_STATE_DIR",
+                    self.state.display()
+                ),
+            )
+        })?;
+        check_passable(&self.state, "BOTTLE_SMOLVM_STATE_DIR").map_err(|problem| refused(call, problem))
+    }
+
+    /// Makes the directories of the cache.
+    pub(crate) fn make_cache(&self) -> Result<(), BackendError> {
+        let call = "make the cache of images";
+        let made = make_open(&self.cache, 0o755).and_then(|()| make_gate(&self.images()));
+        made.map_err(|error| {
+            let problem = format!(
+                "{}: {error}; make it writable, or name another with BOTTLE_CACHE_DIR",
+                self.cache.display()
+            );
+            refused(call, problem)
+        })?;
+        check_passable(&self.cache, "BOTTLE_CACHE_DIR").map_err(|problem| refused(call, problem))
+    }
+}
+
+/// Makes a directory and those above it. One that is there must be ours.
+fn make_open(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(io::Error::other(
+            "must be a directory (no link) of this user that no one else may write to",
+        ));
+    }
+    Ok(())
+}
+
+/// Makes a directory that others' files cannot be reached through: open to root's machines, or to this user alone.
+fn make_gate(path: &Path) -> io::Result<()> {
+    make_open(path, 0o700)?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mode = match group("kvm") {
+        Some(gid) => {
+            std::os::unix::fs::chown(path, None, Some(gid))?;
+            0o710
+        }
+        None => 0o711,
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Number of a group, from `/etc/group`.
+fn group(name: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Root's machines run as other users, which must get through every directory above.
+pub(crate) fn check_passable(path: &Path, variable: &str) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for directory in path.ancestors() {
+        let Ok(found) = std::fs::metadata(directory) else {
+            continue;
+        };
+        if found.mode() & 0o001 == 0 {
+            return Err(format!(
+                "{} cannot be passed through by the users that machines run as (expected mode o+x, found {:o}); name \
+                 another place with {variable}",
+                directory.display(),
+                found.mode() & 0o7777
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! A program in a machine, as a process of `smolvm machine exec` with its streams.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use bottle_backend::{BackendError, Streams};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::oneshot;
+
+use crate::program::{OwnFailure, unexpected};
+
+/// Room for standard error on its way.
+const ROOM: usize = 64 * 1024;
+/// A last line longer than this is no report of smolvm's.
+const LONGEST_REPORT: usize = 16 * 1024;
+
+/// Both ends of a program's streams, before it is started.
+pub(crate) struct Wires {
+    /// Ours.
+    pub(crate) streams: Streams,
+    /// Its own.
+    pub(crate) ends: Ends,
+}
+
+/// The program's ends.
+pub(crate) struct Ends {
+    stdin: Stdio,
+    stdout: Stdio,
+    stderr: DuplexStream,
+    master: Option<OwnedFd>,
+}
+
+/// Makes the streams. With a terminal, smolvm gets one of ours: it then follows its size.
+pub(crate) fn wires(tty: bool) -> io::Result<Wires> {
+    let (stderr, ours) = tokio::io::duplex(ROOM);
+    if tty {
+        let (master, slave) = terminal()?;
+        let streams = Streams {
+            stdin: Box::pin(pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?),
+            stdout: Box::pin(pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?),
+            stderr: Box::pin(ours),
+        };
+        let ends = Ends {
+            stdin: slave.try_clone()?.into(),
+            stdout: slave.into(),
+            stderr,
+            master: Some(master),
+        };
+        return Ok(Wires { streams, ends });
+    }
+    let (stdin, our_stdin) = io::pipe()?;
+    let (our_stdout, stdout) = io::pipe()?;
+    let streams = Streams {
+        stdin: Box::pin(pipe::Sender::from_owned_fd(our_stdin.into())?),
+        stdout: Box::pin(pipe::Receiver::from_owned_fd(our_stdout.into())?),
+        stderr: Box::pin(ours),
+    };
+    let ends = Ends {
+        stdin: stdin.into(),
+        stdout: stdout.into(),
+        stderr,
+        master: None,
+    };
+    Ok(Wires { streams, ends })
+}
+
+/// A pseudo-terminal that changes nothing on the way: the guest's own does what a terminal does.
+fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut raw = tcgetattr(&slave)?;
+    raw.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &raw)?;
+    rustix::io::ioctl_fionbio(&master, true)?;
+    Ok((master, slave))
+}
+
+/// A terminal whose size can be told.
+#[derive(Clone, Debug)]
+pub(crate) struct Terminal {
+    master: Arc<OwnedFd>,
+    client: Pid,
+}
+
+impl Terminal {
+    /// Tells the size, and the client that it changed: it is not the terminal's session, so the kernel does not.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&*self.master, size)?;
+        match kill_process(self.client, Signal::WINCH) {
+            // It has ended.
+            Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A program that was started.
+pub(crate) struct Started {
+    /// Its terminal, when it has one.
+    pub(crate) terminal: Option<Terminal>,
+    /// How the client ended, and a last line of standard error that may be smolvm's own report; what is left of standard
+    /// error goes to the stream beforehand.
+    pub(crate) ended: oneshot::Receiver<Ended>,
+    /// Ends the client when it is dropped or sent to.
+    pub(crate) stop: oneshot::Sender<()>,
+}
+
+/// How a client ended.
+pub(crate) struct Ended {
+    pub(crate) status: io::Result<std::process::ExitStatus>,
+    held: Vec<u8>,
+    stderr: DuplexStream,
+}
+
+impl Ended {
+    /// What it says of itself, when it failed and its last line is such a report.
+    pub(crate) fn own_failure(&self) -> Option<OwnFailure> {
+        let code = self.status.as_ref().ok().and_then(std::process::ExitStatus::code);
+        let line = std::str::from_utf8(&self.held).ok()?.trim();
+        (code == Some(1)).then(|| OwnFailure::of_json(line))?
+    }
+
+    /// The exit code of the command: the last line was its own.
+    pub(crate) async fn of_the_command(mut self, call: &str) -> Result<i64, BackendError> {
+        // Nobody may be reading any more.
+        let _ = self.stderr.write_all(&self.held).await;
+        let status = self.status.map_err(|error| unexpected(call, error.to_string()))?;
+        match status.code() {
+            Some(code) => Ok(i64::from(code)),
+            None => Err(unexpected(call, format!("the client in smolvm was ended ({status})"))),
+        }
+    }
+}
+
+/// Starts a client on these ends.
+pub(crate) fn start(mut command: Command, ends: Ends) -> io::Result<Started> {
+    command.stdin(ends.stdin).stdout(ends.stdout).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    // The command holds our copies of the program's ends: with them open there would never be an end of its output.
+    drop(command);
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let terminal = ends.master.zip(id).map(|(master, client)| Terminal {
+        master: Arc::new(master),
+        client,
+    });
+    let errors = child.stderr.take();
+    let (stop, stopped) = oneshot::channel();
+    let (tell, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        let passing = tokio::spawn(pass_on(errors, ends.stderr));
+        let status = until(&mut child, stopped).await;
+        if let Ok((held, stderr)) = passing.await {
+            // Nobody may be waiting.
+            let _ = tell.send(Ended { status, held, stderr });
+        }
+    });
+    Ok(Started { terminal, ended, stop })
+}
+
+/// Waits for the end, or makes it.
+async fn until(child: &mut Child, stopped: oneshot::Receiver<()>) -> io::Result<std::process::ExitStatus> {
+    tokio::select! {
+        biased;
+        status = child.wait() => return status,
+        _ = stopped => {}
+    }
+    child.start_kill()?;
+    child.wait().await
+}
+
+/// Passes standard error on as it comes, but holds a last line back that may be smolvm's own report.
+async fn pass_on(errors: Option<ChildStderr>, mut to: DuplexStream) -> (Vec<u8>, DuplexStream) {
+    let mut held = Vec::new();
+    let Some(mut errors) = errors else {
+        return (held, to);
+    };
+    let mut part = vec![0; 8192];
+    while let Ok(count @ 1..) = errors.read(&mut part).await {
+        held.extend_from_slice(&part[..count]);
+        let line = last_line(&held);
+        let keep = if may_be_report(&held[line..]) && held.len() - line <= LONGEST_REPORT {
+            line
+        } else {
+            held.len()
+        };
+        // Read all the same when nobody listens: the client must not hang on a full pipe.
+        let _ = to.write_all(&held[..keep]).await;
+        held.drain(..keep);
+    }
+    (held, to)
+}
+
+/// Where the last line begins; an end of line at the very end belongs to it.
+fn last_line(bytes: &[u8]) -> usize {
+    let end = bytes.len().saturating_sub(usize::from(bytes.last() == Some(&b'\n')));
+    bytes[..end]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1)
+}
+
+fn may_be_report(line: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"{\"error\":";
+    !line.is_empty() && (line.starts_with(BEGIN) || BEGIN.starts_with(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command's code, or smolvm's own failure; output; errors.
+    async fn run(script: &str, input: &[u8]) -> (Result<i64, OwnFailure>, String, String) {
+        let Wires { streams, ends } = wires(false).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let started = start(command, ends).unwrap();
+        let (mut stdin, mut stdout, mut stderr) = (streams.stdin, streams.stdout, streams.stderr);
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let outcome = async {
+            let ended = started.ended.await.unwrap();
+            match ended.own_failure() {
+                Some(own) => Err(own),
+                None => Ok(ended.of_the_command("run").await.unwrap()),
+            }
+        };
+        let (outcome, _, _) = tokio::join!(outcome, stdout.read_to_end(&mut out), stderr.read_to_end(&mut err));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (outcome, text(out), text(err))
+    }
+
+    #[tokio::test]
+    async fn streams_and_status_of_a_program() {
+        let (code, out, err) = run("cat; echo oops >&2; exit 7", b"in\n").await;
+        assert_eq!((code, out.as_str(), err.as_str()), (Ok(7), "in\n", "oops\n"));
+    }
+
+    #[tokio::test]
+    async fn its_own_report_is_held_back_and_other_lines_are_not() {
+        let report = r#"echo before >&2; printf '{"error":{"code":"SMOLVM_ERROR","message":"gone"}}\n' >&2; exit 1"#;
+        let (outcome, _, err) = run(report, b"").await;
+        assert_eq!(outcome.unwrap_err().message, "gone");
+        assert_eq!(err, "before\n");
+        // The same with another code, and JSON of another shape, are the command's own words.
+        let (outcome, _, err) = run(&report.replace("exit 1", "exit 2"), b"").await;
+        assert_eq!(outcome, Ok(2));
+        assert!(err.ends_with("}}\n"), "{err}");
+        let other = r#"printf '{"error":{"code":"invalid_key","message":"no","type":"x"}}' >&2; exit 1"#;
+        let (outcome, _, err) = run(other, b"").await;
+        assert_eq!(outcome, Ok(1));
+        assert!(err.ends_with("}}"), "{err}");
+    }
+
+    #[tokio::test]
+    async fn a_terminal_of_ours_has_the_size_that_it_is_told() {
+        let Wires { streams, ends } = wires(true).unwrap();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done",
+        ]);
+        let started = start(command, ends).unwrap();
+        let mut stdout = streams.stdout;
+        let mut seen = Vec::new();
+        let mut part = [0; 256];
+        while !seen.ends_with(b"ready\n") {
+            let count = stdout.read(&mut part).await.unwrap();
+            seen.extend_from_slice(&part[..count]);
+        }
+        started.terminal.unwrap().resize(101, 33).unwrap();
+        while let Ok(count @ 1..) = stdout.read(&mut part).await {
+            seen.extend_from_slice(&part[..count]);
+        }
+        assert!(String::from_utf8_lossy(&seen).contains("33 101"));
+        assert_eq!(started.ended.await.unwrap().status.unwrap().code(), Some(3));
+        drop(streams.stdin);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_stopped_is_gone() {
+        let Wires { ends, streams } = wires(false).unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let started = start(command, ends).unwrap();
+        drop(started.stop);
+        let ended = started.ended.await.unwrap();
+        assert!(ended.of_the_command("x").await.is_err());
+        drop(streams);
+    }
+
+    #[test]
+    fn last_lines() {
+        assert_eq!(last_line(b"a\nb\n"), 2);
+        assert_eq!(last_line(b"a\nb"), 2);
+        assert_eq!(last_line(b"a"), 0);
+        assert_eq!(last_line(b""), 0);
+        assert!(may_be_report(b"{\"err") && may_be_report(b"{\"error\":{") && !may_be_report(b"{\"errors\""));
+    }
+}

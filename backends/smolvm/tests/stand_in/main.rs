@@ -1,0 +1,250 @@
+//! Bottles on a stand-in for smolvm that goes wrong at every step: each failure names the step and the next thing to do, and
+//! nothing is left.
+
+mod fixture;
+
+use bottle_backend::{Backend, BackendErrorKind, ExecSpec};
+use bottle_launch::{SweepScope, sweep};
+use bottle_plan::{LABEL_OWNER_PID, LABEL_OWNER_START};
+use fixture::{SHORT, Site, exists, talk};
+use rstest::rstest;
+
+const FOREVER: &str = "exec sleep 600";
+
+#[tokio::test]
+async fn a_sealed_bottle_lives_and_leaves_nothing() {
+    let site = Site::new();
+    let bottle = site.launch("cat; echo oops >&2; exit 7").await.unwrap();
+    assert!(bottle.guest().running);
+    assert!(bottle.guest().pid.is_some());
+    let (out, err) = talk(bottle.guest_streams().unwrap(), b"hello").await;
+    assert_eq!((out.as_str(), err.as_str()), ("hello", "oops\n"));
+    assert_eq!(bottle.wait_guest().await, Ok(7));
+
+    let spec = ExecSpec {
+        command: ["sh", "-c", "echo $A; exit 3"].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    };
+    let exec = bottle.exec(&spec).await.unwrap();
+    let (out, _) = talk(exec.streams, b"").await;
+    assert_eq!((out.as_str(), exec.exit.await), ("\n", Ok(3)));
+
+    // Machine, its directory, bundle, its network.
+    let plan = bottle.plan().clone();
+    let machine = site.settings.state.join(format!("journal/{}.json", plan.guest.name));
+    assert!(exists(&machine));
+    assert!(site.settings.state.join("shared").join(&plan.volumes[0].name).is_dir());
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+
+    let calls = site.calls();
+    let create = calls.lines().find(|call| call.contains("machine create")).unwrap();
+    assert!(create.contains("--cpus 1 --mem 256"), "{create}");
+    assert!(!create.contains("--allow") && !create.contains("--net"), "{create}");
+    let shared = site.settings.state.join("shared").join(&plan.volumes[0].name);
+    for words in [
+        format!("--volume {}:/run/bottle:ro", shared.display()),
+        format!(
+            "--mount-socket {}/proxy.sock:/run/bottle-sockets/proxy.sock",
+            shared.display()
+        ),
+        format!(
+            "--mount-socket {}/lease.sock:/run/bottle-sockets/lease.sock",
+            shared.display()
+        ),
+        format!("--state-dir {}/machines", site.settings.state.display()),
+    ] {
+        assert!(create.contains(&words), "{words} is not in {create}");
+    }
+    assert!(
+        calls
+            .lines()
+            .any(|call| call.contains("machine delete") && call.contains(" -f")),
+        "{calls}"
+    );
+    // Version, create, look, start, look, exec; then a further program and the removal.
+    assert_eq!(calls.lines().count(), 8, "{calls}");
+    let environment = std::fs::read_to_string(site.path("smolvm/environment")).unwrap();
+    assert!(environment.contains("SMOLVM_IMAGE_SEEDS=0"));
+    assert_eq!(environment.matches("SMOLVM_").count(), 1, "{environment}");
+}
+
+#[tokio::test]
+async fn without_the_program_nothing_begins() {
+    let mut site = Site::new();
+    site.settings.program = Some("/nonexistent/smolvm".into());
+    let error = site.open().await.err().unwrap();
+    assert_eq!(error.kind, BackendErrorKind::Unreachable);
+    assert!(error.to_string().contains("/nonexistent/smolvm"), "{error}");
+    assert!(error.problem.contains("BOTTLE_SMOLVM"), "{error}");
+}
+
+#[rstest]
+#[case("smolvm 1.1.2", "not enforced")]
+#[case("smolvm 0.8.0", "expected smolvm 1.1.3 or later, found 0.8.0")]
+#[case("git version 2.39.5", "found `git version 2.39.5`")]
+#[case("\u{1b}[31m", "expected `smolvm VERSION`")]
+#[tokio::test]
+async fn another_program_or_an_old_one_is_refused(#[case] says: &str, #[case] expected: &str) {
+    let site = Site::new();
+    site.tell("version.say", says);
+    let error = site.open().await.err().unwrap();
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_answer_is_not_waited_for() {
+    let mut site = Site::new();
+    site.settings.limits.look = SHORT;
+    site.tell("version.hang", "");
+    let error = site.open().await.err().unwrap();
+    assert_eq!(error.kind, BackendErrorKind::TimedOut);
+    assert!(error.to_string().starts_with("smolvm --version"), "{error}");
+}
+
+/// What smolvm can do wrong in a launch, and the words of the error.
+#[rstest]
+#[case("create.hang", "", &["creating the guest", "smolvm machine create", "not done within"])]
+#[case("create.kill", "", &["creating the guest", "smolvm machine create", "SIGKILL"])]
+#[case("create.fail", r#"{"error":{"code":"CONFIG_ERROR","message":"disk full"}}"#, &["smolvm machine create: disk full"])]
+#[case("create.fail", "no json at all", &["smolvm machine create", "no json at all"])]
+#[case("ls.hang", "", &["reading back the guest", "smolvm machine ls", "not done within"])]
+#[case("ls.kill", "", &["reading back the guest", "smolvm machine ls"])]
+#[case("ls.say", "{]", &["reading back the guest", "smolvm machine ls", "expected a JSON list", "{]"])]
+#[case("ls.say", "[]", &["reading back the guest", "there is no machine"])]
+#[case("start.hang", "", &["starting the guest", "smolvm machine start", "not done within"])]
+#[case("start.late", "", &["starting the guest", "smolvm machine start", "not done within"])]
+#[case("start.kill", "", &["starting the guest", "smolvm machine start"])]
+#[case("start.fail", r#"{"error":{"code":"SMOLVM_ERROR","message":"no /dev/kvm"}}"#, &["starting the guest", "no /dev/kvm"])]
+#[case("drift.sed", "s/\"network\": false/\"network\": true/", &["reading back the guest", "network: asked for false, found true"])]
+#[case("drift.sed", "s/\"ports\": 0/\"ports\": 1/", &["ports: asked for 0, found 1"])]
+#[tokio::test]
+async fn a_launch_that_fails_is_undone(#[case] file: &str, #[case] content: &str, #[case] expected: &[&str]) {
+    let mut site = Site::new();
+    if file.ends_with("hang") || file.ends_with("late") {
+        match file.split('.').next().unwrap() {
+            "create" => site.settings.limits.create = SHORT,
+            "start" => site.settings.limits.start = SHORT,
+            _ => site.settings.limits.look = SHORT * 2,
+        }
+    }
+    site.tell(file, content);
+    let error = site.launch(FOREVER).await.err().unwrap();
+    for words in expected {
+        assert!(error.to_string().contains(words), "`{words}` is not in `{error}`");
+    }
+    assert!(error.undone.is_clean(), "{error}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_is_named() {
+    let site = Site::new();
+    std::fs::remove_dir(site.path("image")).unwrap();
+    let error = site.launch(FOREVER).await.err().unwrap();
+    assert!(
+        error.to_string().contains(&site.path("image").display().to_string()),
+        "{error}"
+    );
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_made_is_named() {
+    let site = Site::new();
+    std::fs::write(site.path("state"), "a file in the way").unwrap();
+    let error = site.launch(FOREVER).await.err().unwrap();
+    assert!(error.to_string().contains("BOTTLE_SMOLVM_STATE_DIR"), "{error}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_machine_that_dies_is_told_from_a_command_that_fails() {
+    let site = Site::new();
+    let report = r#"echo '{"error":{"code":"SMOLVM_ERROR","message":"connection lost"}}' >&2; exit 1"#;
+    // The command says what smolvm would say, but its machine runs: it is the command's own word.
+    let bottle = site.launch(report).await.unwrap();
+    let (_, err) = talk(bottle.guest_streams().unwrap(), b"").await;
+    assert!(err.contains("connection lost"), "{err}");
+    assert_eq!(bottle.wait_guest().await, Ok(1));
+    assert!(bottle.close().await.is_clean());
+
+    let bottle = site
+        .launch(&format!("echo stopped > $VM/state; {report}"))
+        .await
+        .unwrap();
+    let error = bottle.wait_guest().await.unwrap_err();
+    assert!(
+        error.to_string().contains("connection lost") && error.to_string().contains("stopped"),
+        "{error}"
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_process_that_outlives_its_machine_is_ended() {
+    let site = Site::new();
+    let bottle = site.launch(FOREVER).await.unwrap();
+    assert_eq!(site.boot_processes().len(), 1);
+    site.tell("delete.leaves", "");
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep() {
+    let mut site = Site::new();
+    site.settings.limits.delete = SHORT;
+    let bottle = site.launch(FOREVER).await.unwrap();
+    site.tell("delete.hang", "");
+    let report = bottle.close().await;
+    let problems: Vec<String> = report
+        .errors()
+        .map(|(step, problem)| format!("{step}: {problem}"))
+        .collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].contains("smolvm machine delete: not done within"),
+        "{problems:?}"
+    );
+    site.untell("delete.hang");
+    let backend = site.open().await.unwrap();
+    // Its owner lives: this process. A dead one's is removed.
+    let kept = sweep(&*backend, &SweepScope::default()).await.unwrap();
+    assert_eq!((kept.removed.len(), kept.alive), (0, 1));
+    let [journal] = &std::fs::read_dir(site.settings.state.join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("expected one entry");
+    };
+    let mut entry: serde_json::Value = serde_json::from_slice(&std::fs::read(journal).unwrap()).unwrap();
+    let start: u64 = entry["labels"][LABEL_OWNER_START].as_str().unwrap().parse().unwrap();
+    entry["labels"][LABEL_OWNER_START] = (start + 1).to_string().into();
+    std::fs::write(journal, entry.to_string()).unwrap();
+    let swept = sweep(&*backend, &SweepScope::default()).await.unwrap();
+    assert_eq!(swept.removed.len(), 1, "{swept:?}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn another_process_knows_what_there_is() {
+    let site = Site::new();
+    let bottle = site.launch(FOREVER).await.unwrap();
+    let other = site.open().await.unwrap();
+    let found = other.inventory(LABEL_OWNER_PID, None).await.unwrap();
+    let machine = found
+        .iter()
+        .find(|resource| resource.id.starts_with("smolvm/"))
+        .unwrap();
+    let seen = other.observe(bottle_backend::Role::Bundle, &machine.id).await.unwrap();
+    assert!(seen.running);
+    assert_eq!(seen.applied, bottle.plan().guest);
+    assert_eq!(bottle_smolvm::remains(&site.settings).unwrap().len(), 2);
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(bottle_smolvm::remains(&site.settings).unwrap(), Vec::<String>::new());
+}
