@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bottle_plan::Topology;
+use bottle_plan::{BackendKind, Topology};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use probe_spec::{Leak, Priority};
 
@@ -80,6 +80,21 @@ impl BackendChoice {
         match self {
             Self::Docker => "docker",
             Self::Smolmachines => "smolmachines",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Docker, Self::Smolmachines]
+            .into_iter()
+            .find(|choice| choice.name() == name)
+    }
+
+    /// What a plan calls it.
+    pub fn kind(self) -> BackendKind {
+        match self {
+            Self::Docker => BackendKind::Docker,
+            Self::Smolmachines => BackendKind::Smolmachines,
         }
     }
 }

@@ -85,6 +85,7 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
     };
     let options = PrepareOptions {
         topology: Some(topology),
+        backend: Some(lab.guests_of(kind).kind()),
         command: command.into_iter().map(str::to_owned).collect(),
         outer_network: Some(lab.network.clone()),
         resolver: Some(vec![format!("{}:53", lab.outside_address)]),

@@ -205,6 +205,11 @@ pub fn leaks_of(cells: &[CaseCell]) -> Vec<Leak> {
     Leak::ALL
         .iter()
         .copied()
-        .filter(|leak| cells.iter().any(|cell| cell.case.spec.controls.contains(leak)))
+        .filter(|leak| cells.iter().any(|cell| is_control(&cell.case.spec, *leak, cell.backend)))
         .collect()
+}
+
+/// Whether a case names a leak as its control, and the leak is built for bottles of this backend.
+pub fn is_control(case: &CaseSpec, leak: Leak, backend: BackendChoice) -> bool {
+    case.controls.contains(&leak) && bottle_leaky::is_built_for(leak, backend.kind())
 }

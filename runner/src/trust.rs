@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use probe_spec::{Cell, Leak, Verdict};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::BackendChoice;
 use crate::error::SuiteError;
+use crate::selection::is_control;
 
 /// Version of self-test.json.
 pub const SELF_TEST_VERSION: u32 = 1;
@@ -169,7 +171,10 @@ impl Trust {
             .collect();
         let controls = controls(cell);
         if controls.is_empty() {
-            return Some("nothing was seen, but no known-leaky bottle proves the case.".to_owned());
+            return Some(format!(
+                "nothing was seen, but no known-leaky bottle of the backend {} proves the case.",
+                cell.backend
+            ));
         }
         controls.iter().find_map(|leak| {
             match results.iter().find(|result| result.cell.leak == Some(*leak)) {
@@ -189,7 +194,11 @@ fn controls(cell: &Cell) -> Vec<Leak> {
         return Vec::new();
     };
     let case = (probe.cases)().into_iter().find(|case| case.name == cell.case);
-    case.map(|case| case.controls).unwrap_or_default()
+    let (Some(case), Some(backend)) = (case, BackendChoice::named(&cell.backend)) else {
+        return Vec::new();
+    };
+    let all = case.controls.iter().copied();
+    all.filter(|leak| is_control(&case, *leak, backend)).collect()
 }
 
 #[cfg(test)]

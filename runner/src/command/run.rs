@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bottle_backend::{Backend, BackendError, ResourceKind};
 use bottle_docker::Docker;
 use bottle_plan::{LABEL_RUN, Topology};
+use bottle_smolvm::Smolvm;
 use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted};
 use probe_spec::{Cell, ExitCode, Judgement, Verdict};
 use tokio::sync::{mpsc, watch};
@@ -173,6 +174,13 @@ impl Ground {
         };
         Lab::open(options).await
     }
+}
+
+/// microVMs, with the bundles in this engine. Where the suite keeps what it makes is where `bottle run` does: the run's labels
+/// are on all of it.
+async fn smolmachines(docker: Arc<Docker>) -> Result<Arc<dyn Backend>, BackendError> {
+    let settings = bottle_smolvm::Settings::from_env();
+    Ok(Arc::new(Smolvm::open(docker.clone(), docker, &settings).await?))
 }
 
 fn names(columns: &[Column]) -> Vec<String> {

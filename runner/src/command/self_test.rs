@@ -15,7 +15,7 @@ use crate::cli::{BackendChoice, SelfTestArgs};
 use crate::error::SuiteError;
 use crate::interrupt;
 use crate::progress;
-use crate::selection::{CaseCell, leaks_of, select};
+use crate::selection::{CaseCell, is_control, leaks_of, select};
 use crate::session::{Events, Session};
 use crate::trust::{SelfTest, SelfTestResult};
 use crate::waivers::Waivers;
@@ -179,7 +179,7 @@ fn groups(cells: &[CaseCell], wanted: &[Leak]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let chosen = |leak: &Leak| wanted.is_empty() || wanted.contains(leak);
     for leak in leaks_of(cells).into_iter().filter(chosen) {
-        for cell in cells.iter().filter(|cell| cell.case.spec.controls.contains(&leak)) {
+        for cell in cells.iter().filter(|cell| is_control(&cell.case.spec, leak, cell.backend)) {
             let (backend, topology) = (cell.backend, cell.topology);
             let same = |group: &&mut Group| (group.leak, group.backend, group.topology) == (leak, backend, topology);
             match groups.iter_mut().find(same) {
