@@ -165,6 +165,13 @@ pub enum Action {
         /// Paths that are declared services.
         declared: Vec<String>,
     },
+    /// Asks by TCP, wherever an engine could serve its API; an answer that shows that one is there is a finding.
+    EngineApi {
+        /// As in `Tcp`; `env:NAME` is what that variable of the guest says (`tcp://host:port`), if it says anything.
+        to: Vec<String>,
+        /// The question.
+        send: String,
+    },
     /// Serves as a listener for nonces and prints a sighting a line (peer guests). Never ends by itself.
     Listen {
         /// TCP and UDP ports.
