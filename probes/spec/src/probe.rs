@@ -142,6 +142,10 @@ pub enum InventoryKind {
     Sockets,
     TemporaryFiles,
     StateDirectory,
+    /// Networks that bear the bottle's name but not its label.
+    UnlabelledNetworks,
+    /// Volumes that do: an engine makes a volume again, by its name, for whoever mounts it.
+    UnlabelledVolumes,
 }
 
 /// How a launcher ends.
@@ -155,6 +159,8 @@ pub enum LauncherDeath {
     Hangup,
     /// SIGKILL in the middle of a launch.
     KillWhileLaunching,
+    /// SIGKILL while the guest runs; only what bears the bottle's name without its label counts, in the engine and on the host.
+    KillByName,
 }
 
 /// What is checked about state files.

@@ -5,6 +5,7 @@ mod cross;
 mod death;
 mod hammer;
 mod inventory;
+mod leftovers;
 mod lifecycle;
 mod reuse;
 mod search;
