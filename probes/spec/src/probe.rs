@@ -166,18 +166,26 @@ pub enum LauncherDeath {
 /// What is checked about state files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateCheck {
-    /// Directory 0700, files 0600, owner the launcher's.
+    /// Directory 0700, files 0600, owner the launcher's; nobody else may write to the directories above.
     Modes,
     /// Gone after the stop.
     GoneAfterStop,
-    /// A planted symbolic link in the way is not followed.
+    /// A symbolic link planted where the bottle's directory is made is not followed.
     NoFollow,
+    /// Nor one planted where the directory above it is.
+    NoFollowParent,
+    /// Nothing is written where others may write to the directory above.
+    WritableParent,
+    /// Nor where they may write to the whole state directory.
+    WritableStateDirectory,
     /// No key or token in any of them while the bottle lives.
     NoSecretWhileAlive,
     /// None in the engine's description of containers and volumes.
     NotInInspect,
-    /// None in an image layer made by the launch.
+    /// None in the layers and the configuration of the images that the bottle is made of, or that were made of it.
     NotInLayers,
+    /// The engine keeps no image that was made of the bottle.
+    NoImageKept,
 }
 
 /// Where an output is searched.

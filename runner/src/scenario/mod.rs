@@ -4,6 +4,7 @@ mod authority;
 mod cross;
 mod death;
 mod hammer;
+mod images;
 mod inventory;
 mod leftovers;
 mod lifecycle;
@@ -143,7 +144,14 @@ pub fn stands_alone(how: &How) -> bool {
                 | RunnerCase::LauncherDeath(_)
                 | RunnerCase::AddressReuse(_)
                 | RunnerCase::WriteThenFreshSearches(_)
-                | RunnerCase::StateFiles(StateCheck::GoneAfterStop | StateCheck::NoFollow)
+                | RunnerCase::StateFiles(
+                    StateCheck::GoneAfterStop
+                        | StateCheck::NoFollow
+                        | StateCheck::NoFollowParent
+                        | StateCheck::WritableParent
+                        | StateCheck::WritableStateDirectory
+                        | StateCheck::NoImageKept
+                )
         ),
         How::Agent(_) => false,
     }

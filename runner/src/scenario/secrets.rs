@@ -262,7 +262,8 @@ pub fn search(target: &Target<'_>, texts: Result<Vec<(String, Vec<u8>)>, String>
     }
 }
 
-fn engine() -> Result<bollard::Docker, String> {
+/// The engine, for what no backend needs to do.
+pub fn engine() -> Result<bollard::Docker, String> {
     bollard::Docker::connect_with_defaults().map_err(|error| error.to_string())
 }
 
