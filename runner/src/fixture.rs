@@ -163,6 +163,9 @@ async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBu
     lab.adopt(bottle.clone());
     tracing::debug!(slug = bottle.slug(), took = ?started.elapsed(), "launched");
     let launch_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(path) = removed.root_file {
+        put_token(lab, &bottle.guest().id, path, &token).await?;
+    }
     Ok(Fixture {
         bottle,
         topology,
@@ -173,6 +176,22 @@ async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBu
         control: OnceCell::new(),
         listener: None,
     })
+}
+
+/// Copies a file with the token into a guest's root file system: what K-FILE leaks.
+async fn put_token(lab: &Lab, guest: &str, path: &'static str, token: &Nonce) -> Result<(), SuiteError> {
+    let content = format!("TOKEN={token}\n");
+    let archive = || {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, path, content.as_bytes())?;
+        archive.into_inner()
+    };
+    let archive = archive().map_err(|error| SuiteError::Image(path, error))?;
+    let put = lab.backend.put(Role::Guest, guest, "/", archive.into()).await;
+    put.map_err(SuiteError::engine("copying a file into a known-leaky guest"))
 }
 
 impl Fixture {
