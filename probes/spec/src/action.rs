@@ -201,6 +201,9 @@ pub enum DnsTransport {
     Https,
 }
 
+/// How the lines of a trace begin that tell a certificate.
+pub const CERTIFICATE_LINE: &str = "certificate ";
+
 /// A step of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
@@ -240,6 +243,9 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         split: Option<usize>,
     },
+    /// Reports the certificate that the peer of the TLS begun last showed: lines of the trace that begin with
+    /// [`CERTIFICATE_LINE`], its DER in base64.
+    Certificate,
     /// Sends one HTTP/2 request (connection preface and settings first, if not yet sent) and reads its answer for 500 ms.
     H2 {
         /// `:method`.

@@ -221,8 +221,19 @@ pub enum EnginePlace {
 pub enum AuthorityCheck {
     /// The certificates that two bottles' guests are given in `/run/bottle/ca.pem` differ.
     DifferentPerBottle,
-    /// It has pathlen 0, and a leaf is no authority.
-    LeafCannotSign,
+    /// It has pathlen 0, and its key signs certificates and revocation lists only.
+    SignsLeavesOnly,
+    /// It is the one certificate that the guest is given to trust, bears the bottle's name, and signed the leaf that the guest
+    /// was shown.
+    OnlyOwnTrusted,
+    /// A leaf is no authority.
+    LeafIsNoAuthority,
+    /// A leaf is for exactly the host that was asked for.
+    LeafName,
+    /// A leaf is valid now, for days, and not longer than the authority, which is for months.
+    LeafValidity,
+    /// A leaf is for a TLS server only.
+    LeafUsage,
 }
 
 /// What of a former owner is tried.
@@ -300,6 +311,8 @@ pub enum Leak {
     File,
     #[serde(rename = "K-CAKEY")]
     CaKey,
+    #[serde(rename = "K-CAWIDE")]
+    CaWide,
     #[serde(rename = "K-INJANY")]
     InjAny,
     #[serde(rename = "K-NOSCRUB")]
@@ -350,6 +363,7 @@ impl Leak {
         Self::Env,
         Self::File,
         Self::CaKey,
+        Self::CaWide,
         Self::InjAny,
         Self::NoScrub,
         Self::Caps,

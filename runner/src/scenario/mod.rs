@@ -1,6 +1,7 @@
 //! Cases that the runner performs or accompanies from outside.
 
 mod authority;
+mod certificates;
 mod cross;
 mod death;
 mod hammer;
@@ -202,7 +203,7 @@ async fn runner_case(
         RunnerCase::StateFiles(check) => state::perform(target, cell, *check).await,
         RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
-        RunnerCase::Authority(check) => authority::perform(target, cell, *check).await,
+        RunnerCase::Authority(check) => authority::perform(target, cell, *check, nonce).await,
         RunnerCase::AddressReuse(check) => reuse::perform(target, cell, *check, nonce).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
         RunnerCase::WriteThenFreshSearches(places) => cross::write_then_fresh(target, cell, places, nonce).await,

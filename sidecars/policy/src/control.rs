@@ -45,6 +45,9 @@ pub enum Control {
     RouteScope,
     /// Tokens never reach a log, an error page or a decision record (K-NOSCRUB).
     Scrub,
+    /// The authority signs leaves only and is the one that the guest is told to trust; a leaf is for one host, for days, and for
+    /// a TLS server (K-CAWIDE: both may sign, for every host, for years and for everything, and a second authority is trusted).
+    NarrowAuthority,
     /// The authority's private key stays in memory (K-CAKEY: it is written beside the certificate).
     KeyInMemory,
 }
