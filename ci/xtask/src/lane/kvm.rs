@@ -36,12 +36,12 @@ pub enum Kvm {
 /// The way and the reason, to be said.
 pub fn choose(kvm: &Kvm, emulate: bool) -> (Way, String) {
     match (kvm, emulate) {
-        (_, true) => (Way::Lane, "the emulated machine: asked for by --emulate".to_owned()),
+        (_, true) => (Way::Lane, "in the emulated machine: asked for by --emulate".to_owned()),
         (Kvm::Boots, false) => (
             Way::Direct,
-            "this machine, without the lane: its KVM booted a guest of smolvm".to_owned(),
+            "on this machine, without the lane: its KVM booted a guest of smolvm".to_owned(),
         ),
-        (Kvm::Fails(why), false) => (Way::Lane, format!("the emulated machine: {why}")),
+        (Kvm::Fails(why), false) => (Way::Lane, format!("in the emulated machine: {why}")),
     }
 }
 

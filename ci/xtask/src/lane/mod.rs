@@ -100,7 +100,7 @@ pub fn lane(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (kvm, smolvm) = tried_kvm(&run)?;
     let (way, why) = kvm::choose(&kvm, arguments.emulate);
-    say(&format!("running in {why}").replace("running in this machine", "running on this machine"));
+    say(&format!("running {why}"));
     let code = match (way, smolvm) {
         (Way::Direct, Some(smolvm)) => direct(&run, &smolvm)?,
         _ => emulated(&run)?,
