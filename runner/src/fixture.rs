@@ -1,5 +1,6 @@
 //! A bottle of the run, launched through the very same code that launches bottles every day.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bottle_backend::{Backend, Role};
@@ -106,9 +107,14 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
 /// Launches a plan. The launch goes on in a task of its own and its bottle belongs to the lab, so that a run that is stopped
 /// meanwhile leaves nothing.
 pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteError> {
+    launch_below(lab, planned, lab.state_dir()).await
+}
+
+/// As [`launch_plan`], with another state directory of the launcher.
+pub async fn launch_below(lab: &Lab, planned: Planned, state_dir: PathBuf) -> Result<Fixture, SuiteError> {
     // Whatever a guest under test prints is nobody's business; the neighbour prints what it hears.
     let hears = planned.kind == Kind::Peer;
-    let fixture = launch_attached(lab, planned, hears).await?;
+    let fixture = launch_with(lab, planned, hears, state_dir).await?;
     if hears && let Some(streams) = fixture.bottle.guest_streams() {
         // It ends with the guest.
         hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
@@ -119,6 +125,10 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
 /// As [`launch_plan`]; with `stdio` the guest's streams are attached before it starts, for
 /// [`guest_streams`](Bottle::guest_streams).
 pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result<Fixture, SuiteError> {
+    launch_with(lab, planned, stdio, lab.state_dir()).await
+}
+
+async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBuf) -> Result<Fixture, SuiteError> {
     let Planned {
         plan,
         removed,
@@ -130,7 +140,7 @@ pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result
     let mut secrets = Secrets::none();
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
     secrets.insert(name, token.to_string());
-    let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
+    let mut options = LaunchOptions::new(lab.run.clone(), state_dir);
     options.guest_stdio = stdio;
     options.cancel = Some(lab.stop.clone());
     let made_by = lab.guests_of(kind).clone();
@@ -158,6 +168,9 @@ pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result
     lab.adopt(bottle.clone());
     tracing::debug!(slug = bottle.slug(), took = ?started.elapsed(), "launched");
     let launch_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(path) = removed.root_file {
+        put_token(lab, &bottle.guest().id, path, &token).await?;
+    }
     Ok(Fixture {
         bottle,
         topology,
@@ -169,6 +182,22 @@ pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result
         control: OnceCell::new(),
         listener: None,
     })
+}
+
+/// Copies a file with the token into a guest's root file system: what K-FILE leaks.
+async fn put_token(lab: &Lab, guest: &str, path: &'static str, token: &Nonce) -> Result<(), SuiteError> {
+    let content = format!("TOKEN={token}\n");
+    let archive = || {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, path, content.as_bytes())?;
+        archive.into_inner()
+    };
+    let archive = archive().map_err(|error| SuiteError::Image(path, error))?;
+    let put = lab.backend.put(Role::Guest, guest, "/", archive.into()).await;
+    put.map_err(SuiteError::engine("copying a file into a known-leaky guest"))
 }
 
 impl Fixture {

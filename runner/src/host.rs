@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use probe_spec::Vantage;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
@@ -17,6 +17,12 @@ use crate::sightings::Sightings;
 const READ_LIMIT: usize = 64 * 1024;
 /// How long a connection may take to say something more.
 const READ_TIME: Duration = Duration::from_secs(2);
+
+/// Ports at which engines serve their API by TCP, without and with TLS.
+const ENGINE_PORTS: [u16; 2] = [2375, 2376];
+/// What the stand-in for an engine answers to whatever it is asked.
+const ENGINE_ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Docker/stand-in\r\nContent-Length: 2\r\n\r\nOK";
 
 /// The listeners of this process. They end when this is dropped.
 pub struct HostWitnesses {
@@ -69,11 +75,30 @@ impl HostWitnesses {
         witnesses.wildcard_udp = witnesses
             .udp(Ipv6Addr::UNSPECIFIED.into())
             .or_else(|_| witnesses.udp(Ipv4Addr::UNSPECIFIED.into()))?;
+        witnesses.stand_in_for_engine();
         Ok(witnesses)
+    }
+
+    /// Stands in for an engine that serves its API on every address of the host. A port that is taken is left to whoever has
+    /// it: a real engine there is found by what it answers, and so is the stand-in of another run.
+    fn stand_in_for_engine(&self) {
+        for port in ENGINE_PORTS {
+            let any = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+            let opened = any
+                .into_iter()
+                .find_map(|address: IpAddr| self.listen(address, port, Vantage::HostWildcard, ENGINE_ANSWER).ok());
+            if opened.is_none() {
+                tracing::debug!(port, "taken: no stand-in for an engine there");
+            }
+        }
     }
 
     /// One more TCP listener; its port. `::` also takes IPv4.
     pub fn tcp(&self, address: IpAddr, port: u16, at: Vantage) -> io::Result<u16> {
+        self.listen(address, port, at, b"")
+    }
+
+    fn listen(&self, address: IpAddr, port: u16, at: Vantage, answer: &'static [u8]) -> io::Result<u16> {
         let socket = open(address, port, Type::STREAM, Protocol::TCP)?;
         socket.listen(1024)?;
         let listener = TcpListener::from_std(socket.into())?;
@@ -83,7 +108,7 @@ impl HostWitnesses {
             loop {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
-                        tokio::spawn(listen_to(stream, peer, at, sightings.clone()));
+                        tokio::spawn(listen_to(stream, peer, at, sightings.clone(), answer));
                     }
                     // Too many open files, for one: wait for some to close.
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -137,7 +162,13 @@ fn open(address: IpAddr, port: u16, kind: Type, protocol: Protocol) -> io::Resul
 }
 
 /// Reads for nonces; each part is reported as it comes, since the sender may never close.
-async fn listen_to(mut stream: TcpStream, peer: SocketAddr, at: Vantage, sightings: Arc<Sightings>) {
+async fn listen_to(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    at: Vantage,
+    sightings: Arc<Sightings>,
+    answer: &'static [u8],
+) {
     let to = stream.local_addr().map(|local| local.to_string()).unwrap_or_default();
     let mut said = Vec::new();
     let mut reported = 0;
@@ -148,7 +179,7 @@ async fn listen_to(mut stream: TcpStream, peer: SocketAddr, at: Vantage, sightin
             sightings.record_bytes(at, &said, peer.to_string(), to.clone(), "tcp");
             reported = found;
         }
-        if !matches!(read, Ok(Ok(1..))) {
+        if !matches!(read, Ok(Ok(1..))) || stream.write_all(answer).await.is_err() {
             return;
         }
     }
@@ -158,7 +189,6 @@ async fn listen_to(mut stream: TcpStream, peer: SocketAddr, at: Vantage, sightin
 mod tests {
     use super::*;
     use crate::sightings::fresh_nonce;
-    use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
     async fn each_listener_reports_its_own_vantage() {

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
+use crate::packages::{self, Privilege};
 use crate::process::{has, run, say, target};
 
 /// There is no engine and none could be had. Exit code 69.
@@ -49,18 +50,7 @@ pub fn ensure() -> anyhow::Result<()> {
             return Err(NoEngine(steps()).into());
         }
         say("no container engine found: installing this distribution's Docker Engine (apt-get install docker.io)");
-        run(privilege.command("apt-get").args(["update", "-q"]))?;
-        run(privilege
-            .command("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args([
-                "install",
-                "-y",
-                "-q",
-                "--no-install-recommends",
-                "docker.io",
-                "iptables",
-            ]))?;
+        packages::install(&privilege, &["docker.io", "iptables"])?;
     }
     if answers() {
         return Ok(());
@@ -82,7 +72,7 @@ pub fn ensure() -> anyhow::Result<()> {
 }
 
 /// What the tests on real engines and networks use, by the file that shows it is there and the package that has it.
-const TEST_PROGRAMS: &[(&str, &str)] = &[
+const TEST_PROGRAMS: &[packages::Needed] = &[
     ("/usr/share/doc/busybox-static/copyright", "busybox-static"),
     ("/usr/bin/curl", "curl"),
     ("/bin/ip", "iproute2"),
@@ -91,27 +81,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
 
 /// Makes sure that the programs which tests use are there; installs what is missing where that is allowed.
 pub fn ensure_test_programs() -> anyhow::Result<()> {
-    let missing: Vec<&str> = TEST_PROGRAMS
-        .iter()
-        .filter(|(file, _)| !Path::new(file).exists())
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let Some(privilege) = Privilege::find().filter(|_| has("apt-get")) else {
-        bail!(
-            "the tests need {}; install them with this system's package manager, then run this again",
-            missing.join(", ")
-        );
-    };
-    say(&format!("installing what the tests use: {}", missing.join(", ")));
-    run(privilege.command("apt-get").args(["update", "-q"]))?;
-    run(privilege
-        .command("apt-get")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "-y", "-q", "--no-install-recommends"])
-        .args(&missing))
+    packages::ensure("the tests", TEST_PROGRAMS)
 }
 
 /// Starts an installed engine: by systemd where that runs the machine, by hand elsewhere.
@@ -169,39 +139,6 @@ fn ping(path: &str) -> std::io::Result<bool> {
     let mut answer = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut answer)?;
     Ok(answer.starts_with(b"HTTP/1.") && answer.get(9..12) == Some(b"200"))
-}
-
-/// How commands that need root are run.
-enum Privilege {
-    Root,
-    Sudo,
-}
-
-impl Privilege {
-    fn find() -> Option<Self> {
-        let root = fs::read_to_string("/proc/self/status").ok()?.lines().any(|line| {
-            line.strip_prefix("Uid:")
-                .is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
-        });
-        if root {
-            Some(Self::Root)
-        } else if has("sudo") {
-            Some(Self::Sudo)
-        } else {
-            None
-        }
-    }
-
-    fn command(&self, program: &str) -> Command {
-        match self {
-            Self::Root => Command::new(program),
-            Self::Sudo => {
-                let mut command = Command::new("sudo");
-                command.arg(program);
-                command
-            }
-        }
-    }
 }
 
 /// What to do where we may not or cannot do it.

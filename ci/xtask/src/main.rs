@@ -1,13 +1,15 @@
 //! The project's own commands: `cargo xtask conform`, `cargo xtask test`, and what they are made of.
 //!
-//! Exit codes: 0 done; 1 a step failed; 69 no container engine and none could be installed; otherwise the exit code of
-//! `bottle-conform` (see its README section).
+//! Exit codes: 0 done; 1 a step failed; 69 no container engine and none could be installed; 75 the lane failed twice and 124 its
+//! command took too long; otherwise the exit code of `bottle-conform` (see its README section) or of the lane's command.
 
 mod arrows;
 mod bench;
 mod build;
 mod conform;
 mod engine;
+mod lane;
+mod packages;
 mod process;
 mod test;
 mod tidy;
@@ -33,6 +35,8 @@ enum Command {
     Build,
     /// Finds, installs and starts the container engine.
     Engine,
+    /// Runs a command where both kinds of guest can be had: here, or in an emulated machine.
+    Lane(lane::Arguments),
     /// Measures, side by side with what one would use instead.
     Bench(bench::Arguments),
     /// Checks the repository's own rules (file sizes, names, unsafe code, machine paths).
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::test(&arguments),
         Command::Build => build::build().map(|_| ExitCode::SUCCESS),
         Command::Engine => engine::ensure().map(|()| ExitCode::SUCCESS),
+        Command::Lane(arguments) => lane::lane(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tidy => tidy::tidy(),
         Command::Arrows => arrows::arrows(),

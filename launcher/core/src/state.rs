@@ -31,6 +31,8 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
         .mode(0o700)
         .create(&bottles)
         .map_err(fail(&bottles))?;
+    // The way to the state directory is the operator's and may hold links; what is in it is ours.
+    check_closed(&std::fs::metadata(state_dir).map_err(fail(state_dir))?).map_err(fail(state_dir))?;
     check_owned(&bottles).map_err(fail(&bottles))?;
     let directory = state_path(state_dir, &plan.slug);
     std::fs::DirBuilder::new()
@@ -113,7 +115,10 @@ fn is_component(name: &str) -> bool {
 
 /// Another user's directory, or one that others may write, could have links put into it.
 fn check_owned(directory: &Path) -> std::io::Result<()> {
-    let found = std::fs::symlink_metadata(directory)?;
+    check_closed(&std::fs::symlink_metadata(directory)?)
+}
+
+fn check_closed(found: &std::fs::Metadata) -> std::io::Result<()> {
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
         return Err(std::io::Error::other(
             "must be a directory (no link) of this user that no one else may write to",

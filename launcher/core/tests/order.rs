@@ -374,13 +374,23 @@ async fn a_file_that_is_kept_stays_alone() {
 #[tokio::test]
 async fn a_state_directory_that_others_may_write_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let (fake, state) = (Fake::new(BackendKind::Docker), state());
-    let bottles = state.path().join("bottles");
-    std::fs::create_dir(&bottles).unwrap();
-    std::fs::set_permissions(&bottles, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let error = try_launch(&fake, plan(), state.path()).await.err().unwrap();
-    assert!(matches!(error.failure, LaunchFailure::State { .. }), "{error}");
-    assert_eq!(fake.resources(), []);
+    for is_whole in [false, true] {
+        let (fake, state) = (Fake::new(BackendKind::Docker), state());
+        let bottles = state.path().join("bottles");
+        std::fs::create_dir(&bottles).unwrap();
+        let (open, closed) = if is_whole {
+            (state.path(), bottles.as_path())
+        } else {
+            (bottles.as_path(), state.path())
+        };
+        for (path, mode) in [(open, 0o777), (closed, 0o700)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let error = try_launch(&fake, plan(), state.path()).await.err().unwrap();
+        assert!(matches!(error.failure, LaunchFailure::State { .. }), "{error}");
+        assert_eq!(fake.resources(), []);
+        assert_eq!(std::fs::read_dir(&bottles).unwrap().count(), 0);
+    }
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ pub fn attempt(run: &Run, action: &Action) -> Done {
             paths,
             declared,
         } => sockets::unix_sockets(run, *protocol, paths, declared),
+        Action::EngineApi { to, send } => sockets::engine_api(run, to, send),
         Action::Listen { ports, addresses } => listen::listen(run, ports, addresses),
     }
 }

@@ -1,7 +1,9 @@
-//! Action `UnixSockets`: every UNIX socket that can be found, asked whether it speaks a protocol.
+//! Actions `UnixSockets` and `EngineApi`: every UNIX socket that can be found, and every place by TCP that is named, asked
+//! whether it speaks a protocol.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use probe_spec::SocketProtocol;
 
 use crate::notes::{Done, NotIssued, Run, errno};
-use crate::{walk, wire};
+use crate::{resolve, walk, wire};
 
 /// How long an answer is waited for.
 const ANSWER_TIME: Duration = Duration::from_millis(200);
@@ -63,6 +65,58 @@ pub fn unix_sockets(run: &Run, protocol: SocketProtocol, paths: &[String], decla
     } else {
         Err(NotIssued::CutOff("the end of the walk"))
     }
+}
+
+/// Asks every place that can be connected to. A place that refuses or stays silent has been tried.
+pub fn engine_api(run: &Run, to: &[String], send: &str) -> Done {
+    let question = run.words.bytes(send)?;
+    for place in to {
+        let place = run.words.text(place)?;
+        let place = match place.strip_prefix("env:") {
+            None => place,
+            Some(name) => match configured(&std::env::var(name).unwrap_or_default()) {
+                Some(place) => place,
+                None => {
+                    run.trace(format!("{name} names no place"));
+                    continue;
+                }
+            },
+        };
+        for address in resolve::addresses(run, &place)? {
+            if run.is_over() {
+                return Err(NotIssued::CutOff("the last place"));
+            }
+            match answer_at(run, address, &question) {
+                Ok(answer) if is_engine(&answer) => run
+                    .notes
+                    .finding(format!("an engine serves at {address}: {}", wire::excerpt(&answer))),
+                Ok(answer) => run.trace(format!("{address}: {}", wire::excerpt(&answer))),
+                Err(error) => run.trace(format!("{address}: {}", errno(&error))),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `host:port` of `tcp://host:port`, as engine clients read it.
+fn configured(value: &str) -> Option<String> {
+    let place = value.strip_prefix("tcp://")?.trim_end_matches('/');
+    (!place.is_empty()).then(|| place.to_owned())
+}
+
+fn answer_at(run: &Run, address: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
+    use std::io::Write as _;
+    let mut stream = wire::connect(run, address, None)?;
+    stream.write_all(question)?;
+    wire::read_for(run, &mut *stream, ANSWER_TIME, ANSWER_BYTES)
+}
+
+/// Also an engine that wants TLS is one: this is what its library says to a plain request.
+fn is_engine(answer: &[u8]) -> bool {
+    const WANTS_TLS: &[u8] = b"Client sent an HTTP request to an HTTPS server";
+    speaks(SocketProtocol::Docker, answer)
+        || speaks(SocketProtocol::Podman, answer)
+        || answer.windows(WANTS_TLS.len()).any(|window| window == WANTS_TLS)
 }
 
 /// Listening sockets of this network namespace: paths, and `@name` for abstract ones (proc_net(5): flags, type, state, inode,
@@ -156,5 +210,48 @@ mod tests {
         let answer = answer_of(&run, &path, SocketProtocol::SshAgent).expect("answers");
         assert!(speaks(SocketProtocol::SshAgent, &answer) && !speaks(SocketProtocol::Docker, &answer));
         assert!(answer_of(&run, "/nonexistent", SocketProtocol::Docker).is_err());
+    }
+
+    #[test]
+    fn an_engine_by_tcp_is_found_and_another_service_is_not() {
+        use std::net::TcpListener;
+        let serve = |answer: &'static [u8]| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+            let place = listener.local_addr().expect("has one").to_string();
+            std::thread::spawn(move || {
+                for peer in listener.incoming() {
+                    let mut peer = peer.expect("accepts");
+                    let mut question = [0; 256];
+                    if peer.read(&mut question).is_ok_and(|length| length > 0) {
+                        // The agent may have left.
+                        let _ = peer.write_all(answer);
+                    }
+                }
+            });
+            place
+        };
+        for (answer, expected) in [
+            (
+                &b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"[..],
+                1,
+            ),
+            (
+                b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+                1,
+            ),
+            (b"HTTP/1.1 404 Not Found\r\nServer: other\r\n\r\n", 0),
+        ] {
+            let run = crate::notes::tests::run(5000);
+            let places = [serve(answer), "env:BOTTLE_PROBE_NO_SUCH_VARIABLE".to_owned()];
+            engine_api(&run, &places, "GET /_ping HTTP/1.1\r\n\r\n").expect("is carried out");
+            assert_eq!(
+                run.notes.content().findings.len(),
+                expected,
+                "{}",
+                answer.escape_ascii()
+            );
+        }
+        assert_eq!(configured("tcp://10.0.0.1:2375/").as_deref(), Some("10.0.0.1:2375"));
+        assert_eq!(configured("unix:///run/docker.sock"), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use probe_spec::Step;
+use probe_spec::{CERTIFICATE_LINE, Step};
 
 use crate::http::{self, Asked};
 use crate::notes::{Done, NotIssued, Run, errno};
@@ -16,6 +16,9 @@ use crate::{h2, resolve};
 
 /// Most that `Read` takes.
 const READ_BYTES: usize = 64 << 10;
+
+/// Characters of a certificate that fit into a line of the trace.
+const CERTIFICATE_PIECE: usize = 256;
 
 /// How a conversation ended early: all of them are the peer's doing.
 enum Ended {
@@ -162,6 +165,7 @@ impl Conversation<'_> {
                     split: *split,
                 });
             }
+            Step::Certificate => self.certificate(),
             Step::H2 {
                 method,
                 scheme,
@@ -266,6 +270,19 @@ impl Conversation<'_> {
             }
             Err(error) => Err(error.into()),
         })
+    }
+
+    fn certificate(&mut self) -> Result<(), Ended> {
+        let shown = self.stream()?.certificate();
+        let shown = shown.ok_or_else(|| Ended::Refused("the peer showed no certificate".to_owned()))?;
+        let text = STANDARD.encode(shown);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(rest.len().min(CERTIFICATE_PIECE));
+            self.run.trace(format!("{CERTIFICATE_LINE}{piece}"));
+            rest = more;
+        }
+        Ok(())
     }
 
     fn h2_request(&mut self, fields: &[(String, String)], body: &[u8]) -> Result<(), Ended> {

@@ -124,11 +124,20 @@ impl Stream for TlsStream {
     fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
         self.0.sock.set_read_timeout(time)
     }
+
+    fn certificate(&self) -> Option<Vec<u8>> {
+        let shown = self.0.conn.peer_certificates()?;
+        shown.first().map(|leaf| leaf.to_vec())
+    }
 }
 
 impl Stream for Box<dyn Stream> {
     fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
         (**self).set_read_timeout(time)
+    }
+
+    fn certificate(&self) -> Option<Vec<u8>> {
+        (**self).certificate()
     }
 }
 

@@ -19,6 +19,11 @@ const WRITE_TIME: Duration = Duration::from_secs(2);
 pub trait Stream: Read + Write + Send {
     /// How long a read waits. Never zero.
     fn set_read_timeout(&self, time: Duration) -> io::Result<()>;
+
+    /// The certificate that the peer showed (DER), where it showed one.
+    fn certificate(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 impl Stream for TcpStream {

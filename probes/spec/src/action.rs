@@ -165,6 +165,13 @@ pub enum Action {
         /// Paths that are declared services.
         declared: Vec<String>,
     },
+    /// Asks by TCP, wherever an engine could serve its API; an answer that shows that one is there is a finding.
+    EngineApi {
+        /// As in `Tcp`; `env:NAME` is what that variable of the guest says (`tcp://host:port`), if it says anything.
+        to: Vec<String>,
+        /// The question.
+        send: String,
+    },
     /// Serves as a listener for nonces and prints a sighting a line (peer guests). Never ends by itself.
     Listen {
         /// TCP and UDP ports.
@@ -193,6 +200,9 @@ pub enum DnsTransport {
     /// DNS over HTTPS, RFC 8484, as a plain TLS POST.
     Https,
 }
+
+/// How the lines of a trace begin that tell a certificate.
+pub const CERTIFICATE_LINE: &str = "certificate ";
 
 /// A step of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,6 +243,9 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         split: Option<usize>,
     },
+    /// Reports the certificate that the peer of the TLS begun last showed: lines of the trace that begin with
+    /// [`CERTIFICATE_LINE`], its DER in base64.
+    Certificate,
     /// Sends one HTTP/2 request (connection preface and settings first, if not yet sent) and reads its answer for 500 ms.
     H2 {
         /// `:method`.

@@ -142,6 +142,10 @@ pub enum InventoryKind {
     Sockets,
     TemporaryFiles,
     StateDirectory,
+    /// Networks that bear the bottle's name but not its label.
+    UnlabelledNetworks,
+    /// Volumes that do: an engine makes a volume again, by its name, for whoever mounts it.
+    UnlabelledVolumes,
 }
 
 /// How a launcher ends.
@@ -155,23 +159,33 @@ pub enum LauncherDeath {
     Hangup,
     /// SIGKILL in the middle of a launch.
     KillWhileLaunching,
+    /// SIGKILL while the guest runs; only what bears the bottle's name without its label counts, in the engine and on the host.
+    KillByName,
 }
 
 /// What is checked about state files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateCheck {
-    /// Directory 0700, files 0600, owner the launcher's.
+    /// Directory 0700, files 0600, owner the launcher's; nobody else may write to the directories above.
     Modes,
     /// Gone after the stop.
     GoneAfterStop,
-    /// A planted symbolic link in the way is not followed.
+    /// A symbolic link planted where the bottle's directory is made is not followed.
     NoFollow,
+    /// Nor one planted where the directory above it is.
+    NoFollowParent,
+    /// Nothing is written where others may write to the directory above.
+    WritableParent,
+    /// Nor where they may write to the whole state directory.
+    WritableStateDirectory,
     /// No key or token in any of them while the bottle lives.
     NoSecretWhileAlive,
     /// None in the engine's description of containers and volumes.
     NotInInspect,
-    /// None in an image layer made by the launch.
+    /// None in the layers and the configuration of the images that the bottle is made of, or that were made of it.
     NotInLayers,
+    /// The engine keeps no image that was made of the bottle.
+    NoImageKept,
 }
 
 /// Where an output is searched.
@@ -207,8 +221,19 @@ pub enum EnginePlace {
 pub enum AuthorityCheck {
     /// The certificates that two bottles' guests are given in `/run/bottle/ca.pem` differ.
     DifferentPerBottle,
-    /// It has pathlen 0, and a leaf is no authority.
-    LeafCannotSign,
+    /// It has pathlen 0, and its key signs certificates and revocation lists only.
+    SignsLeavesOnly,
+    /// It is the one certificate that the guest is given to trust, bears the bottle's name, and signed the leaf that the guest
+    /// was shown.
+    OnlyOwnTrusted,
+    /// A leaf is no authority.
+    LeafIsNoAuthority,
+    /// A leaf is for exactly the host that was asked for.
+    LeafName,
+    /// A leaf is valid now, for days, and not longer than the authority, which is for months.
+    LeafValidity,
+    /// A leaf is for a TLS server only.
+    LeafUsage,
 }
 
 /// What of a former owner is tried.
@@ -286,6 +311,8 @@ pub enum Leak {
     File,
     #[serde(rename = "K-CAKEY")]
     CaKey,
+    #[serde(rename = "K-CAWIDE")]
+    CaWide,
     #[serde(rename = "K-INJANY")]
     InjAny,
     #[serde(rename = "K-NOSCRUB")]
@@ -336,6 +363,7 @@ impl Leak {
         Self::Env,
         Self::File,
         Self::CaKey,
+        Self::CaWide,
         Self::InjAny,
         Self::NoScrub,
         Self::Caps,

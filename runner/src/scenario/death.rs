@@ -1,10 +1,11 @@
 //! LC-02: a launcher that dies.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bottle_backend::{Backend, ResourceKind};
+use bottle_backend::{Backend, Resource, ResourceKind};
 use bottle_docker::Docker;
 use bottle_launch::{LaunchOptions, Secrets, SweepScope, launch, sweep};
 use bottle_plan::{LABEL_SLUG, Plan};
@@ -12,12 +13,15 @@ use probe_spec::{ExitCode, LauncherDeath, Vantage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::inventory::Marks;
+use super::leftovers::{self, Leftovers};
 use super::{Observation, lifecycle, plan_like};
 use crate::batch::Target;
 use crate::cli::LaunchArgs;
 use crate::command::CommandError;
 use crate::error::SuiteError;
 use crate::fixture::TOKEN_ENV;
+use crate::lab::Lab;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
@@ -81,7 +85,8 @@ fn signals() -> tokio::sync::watch::Receiver<bool> {
 /// be gone after what the next launcher does at its start.
 pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath) -> Result<Observation, SuiteError> {
     let lab = target.lab;
-    let plan = plan_like(target, cell).await?.plan;
+    let planned = plan_like(target, cell).await?;
+    let (plan, removed) = (planned.plan, planned.removed);
     let mut observed = Observation {
         issued: true,
         ..Observation::default()
@@ -105,64 +110,112 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
         lifecycle::sweep_up(&*lab.backend, slug).await;
         return Ok(Observation::not_issued("the launcher did not come so far"));
     }
-    let seen = lab
-        .backend
-        .inventory(LABEL_SLUG, Some(slug))
-        .await
-        .map_err(SuiteError::engine("listing a bottle"))?;
+    let seen = by_label(&*lab.backend, slug).await?;
     observed.note(format!("{} objects before the launcher's end", seen.len()));
-    if !seen.is_empty() {
+    if death == LauncherDeath::KillByName {
+        see_others(lab, &mut observed).await;
+    } else if !seen.is_empty() {
         observed.alive.push(Vantage::Inventory);
     }
+    let leftovers = if removed.leaves_by_name {
+        Some(Leftovers::make(lab, slug).await)
+    } else {
+        None
+    };
     end(&mut child, death, &mut observed).await;
     let containers = wait_for_containers(&*lab.backend, slug).await;
-    observed.findings.extend(
-        containers
-            .into_iter()
-            .map(|name| format!("runs on after its launcher: {name}")),
-    );
+    let mut findings: Vec<String> = containers
+        .into_iter()
+        .map(|name| format!("runs on after its launcher: {name}"))
+        .collect();
     if plan.lifecycle.sweep {
-        // A launcher that dies in the middle of a call leaves what the engine completes after that: the start after the next
-        // finds it. One that was up had no call under way, and its next start must find all.
-        for start in 0..STARTS {
-            if start > 0 {
-                tokio::time::sleep(BETWEEN_STARTS).await;
-            }
-            let scope = SweepScope {
-                state_dir: Some(lab.state_dir()),
-                run: None,
-            };
-            let swept = sweep(&*lab.backend, &scope)
-                .await
-                .map_err(SuiteError::engine("sweeping"))?;
-            observed.note(format!(
-                "the next launcher's sweep removed {} objects",
-                swept.removed.len()
-            ));
-            if death != LauncherDeath::KillWhileLaunching && swept.failed.is_empty() {
-                break;
-            }
-        }
+        next_starts(target, death, &mut observed).await?;
     }
-    let left = lab
-        .backend
-        .inventory(LABEL_SLUG, Some(slug))
-        .await
-        .map_err(SuiteError::engine("listing a bottle"))?;
-    observed
-        .findings
-        .extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));
+    let left = by_label(&*lab.backend, slug).await?;
+    findings.extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));
     let state = bottle_launch::state_path(&lab.state_dir(), slug);
     if state.exists() {
-        observed.findings.push("left: the state directory".to_owned());
+        findings.push("left: the state directory".to_owned());
     }
-    lifecycle::sweep_up(&*lab.backend, slug).await;
+    if death != LauncherDeath::KillByName {
+        observed.findings.append(&mut findings);
+    }
+    // The state directory is counted above; it bears the name too.
     let _ = std::fs::remove_dir_all(state);
+    let _ = std::fs::remove_file(plan_file(target, &plan));
+    by_name(&*lab.backend, slug, &mut observed).await;
+    lifecycle::sweep_up(&*lab.backend, slug).await;
+    if let Some(leftovers) = leftovers {
+        lifecycle::complain(leftovers.remove(&*lab.backend).await);
+    }
     Ok(observed)
 }
 
+async fn by_label(backend: &dyn Backend, slug: &str) -> Result<Vec<Resource>, SuiteError> {
+    let found = backend.inventory(LABEL_SLUG, Some(slug)).await;
+    found.map_err(SuiteError::engine("listing a bottle"))
+}
+
+/// Shows that what bears a name without a label would be seen.
+async fn see_others(lab: &Lab, observed: &mut Observation) {
+    let mut all = true;
+    for (kind, found) in lifecycle::seen_of_others(lab).await {
+        all &= found.as_ref().is_ok_and(|found| !found.is_empty());
+        observed.note(format!("{kind:?} under another name: {found:?}"));
+    }
+    if all {
+        observed.alive.push(Vantage::Inventory);
+    }
+}
+
+/// Finds what bears the bottle's name, in the engine without its label, and on the host.
+async fn by_name(backend: &dyn Backend, slug: &str, observed: &mut Observation) {
+    let marks = Marks::named(slug);
+    for kind in leftovers::KINDS {
+        match marks.inventory(backend, kind).await {
+            Ok(left) => observed
+                .findings
+                .extend(left.into_iter().map(|left| format!("left by name: {kind:?} {left}"))),
+            Err(problem) => {
+                observed.issued = false;
+                observed.note(format!("{kind:?}: {problem}"));
+            }
+        }
+    }
+}
+
+/// Sweeps as the launchers do that are started next.
+async fn next_starts(target: &Target<'_>, death: LauncherDeath, observed: &mut Observation) -> Result<(), SuiteError> {
+    // A launcher that dies in the middle of a call leaves what the engine completes after that: the start after the next
+    // finds it. One that was up had no call under way, and its next start must find all.
+    for start in 0..STARTS {
+        if start > 0 {
+            tokio::time::sleep(BETWEEN_STARTS).await;
+        }
+        let scope = SweepScope {
+            state_dir: Some(target.lab.state_dir()),
+            run: None,
+        };
+        let swept = sweep(&*target.lab.backend, &scope)
+            .await
+            .map_err(SuiteError::engine("sweeping"))?;
+        observed.note(format!(
+            "the next launcher's sweep removed {} objects",
+            swept.removed.len()
+        ));
+        if death != LauncherDeath::KillWhileLaunching && swept.failed.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn plan_file(target: &Target<'_>, plan: &Plan) -> PathBuf {
+    target.lab.directory.join(format!("{}.plan.json", plan.slug))
+}
+
 fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
-    let file = target.lab.directory.join(format!("{}.plan.json", plan.slug));
+    let file = plan_file(target, plan);
     std::fs::write(&file, serde_json::to_vec(plan)?)?;
     let program = target.lab.program.clone().map_or_else(std::env::current_exe, Ok)?;
     Command::new(program)
@@ -204,7 +257,7 @@ async fn wait_for_first_object(backend: &dyn Backend, slug: &str) -> bool {
 async fn end(child: &mut Child, death: LauncherDeath, observed: &mut Observation) {
     use rustix::process::Signal;
     let signal = match death {
-        LauncherDeath::Kill | LauncherDeath::KillWhileLaunching => Signal::KILL,
+        LauncherDeath::Kill | LauncherDeath::KillByName | LauncherDeath::KillWhileLaunching => Signal::KILL,
         LauncherDeath::Interrupt => Signal::INT,
         LauncherDeath::Hangup => Signal::HUP,
     };

@@ -3,10 +3,12 @@
 //! Only what bears a mark of the bottle (its slug, ids of its containers and networks, its overlay directories) counts, so
 //! that other things of the machine that come and go meanwhile are never taken for leftovers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::Command;
 
+use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions};
 use bottle_backend::{Backend, BackendError, ResourceKind, Role};
 use bottle_launch::Bottle;
 use bottle_plan::LABEL_SLUG;
@@ -59,6 +61,18 @@ impl Marks {
         })
     }
 
+    /// Of a bottle that nothing but its slug is known of.
+    pub fn named(slug: &str) -> Self {
+        Self {
+            slug: slug.to_owned(),
+            containers: Vec::new(),
+            bridges: Vec::new(),
+            interfaces: Vec::new(),
+            overlays: Vec::new(),
+            state: std::path::PathBuf::new(),
+        }
+    }
+
     /// The slug.
     pub fn slug(&self) -> &str {
         &self.slug
@@ -99,11 +113,36 @@ impl Marks {
             InventoryKind::Processes => Ok(self.processes()),
             InventoryKind::Sockets => Ok(self.sockets()),
             InventoryKind::TemporaryFiles => Ok(self.below(&std::env::temp_dir(), 4)),
+            InventoryKind::UnlabelledNetworks => self.unlabelled(ResourceKind::Network).await,
+            InventoryKind::UnlabelledVolumes => self.unlabelled(ResourceKind::Volume).await,
             InventoryKind::StateDirectory => Ok(std::fs::symlink_metadata(&self.state)
                 .map(|_| self.state.display().to_string())
                 .into_iter()
                 .collect()),
         }
+    }
+
+    /// Networks or volumes with the slug in their name and another label than the bottle's, or none.
+    async fn unlabelled(&self, kind: ResourceKind) -> Result<BTreeSet<String>, String> {
+        let said = |error: bollard::errors::Error| error.to_string();
+        let engine = bollard::Docker::connect_with_defaults().map_err(said)?;
+        let all: Vec<(String, HashMap<String, String>)> = if kind == ResourceKind::Network {
+            let networks = engine.list_networks(None::<ListNetworksOptions>).await.map_err(said)?;
+            let named = networks.into_iter().map(|one| (one.name, one.labels));
+            named
+                .filter_map(|(name, labels)| Some((name?, labels.unwrap_or_default())))
+                .collect()
+        } else {
+            let volumes = engine.list_volumes(None::<ListVolumesOptions>).await.map_err(said)?;
+            let volumes = volumes.volumes.unwrap_or_default().into_iter();
+            volumes.map(|one| (one.name, one.labels)).collect()
+        };
+        let is_ours = |labels: &HashMap<String, String>| labels.get(LABEL_SLUG) == Some(&self.slug);
+        Ok(all
+            .into_iter()
+            .filter(|(name, labels)| name.contains(&self.slug) && !is_ours(labels))
+            .map(|(name, _)| name)
+            .collect())
     }
 
     fn lines_of(&self, path: &str) -> Result<BTreeSet<String>, String> {
@@ -168,9 +207,17 @@ impl Marks {
         .collect()
     }
 
-    /// UNIX sockets that any of its processes has, by the tables of their network namespaces.
+    /// UNIX sockets that any of its processes has, by the tables of their network namespaces; and those of the host with a mark
+    /// in their path, listened at or not.
     fn sockets(&self) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
+        let mut found: BTreeSet<String> = [std::env::temp_dir(), "/run".into()]
+            .iter()
+            .flat_map(|directory| self.below(directory, 4))
+            .filter(|path| std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()))
+            .collect();
+        let host = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let paths = host.lines().filter_map(|line| line.split_whitespace().nth(7));
+        found.extend(paths.filter(|path| self.are_in(path)).map(str::to_owned));
         for process in self.processes() {
             let pid = process.split(' ').next().unwrap_or_default();
             let table = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();

@@ -8,10 +8,13 @@ use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
 use super::inventory::Marks;
+use super::leftovers::{self, Leftovers};
 use super::{Observation, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
+use crate::lab::Lab;
 use crate::selection::CaseCell;
+use crate::sightings::fresh_nonce;
 
 /// How long the engine and the kernel may take to forget.
 const BOUND: Duration = Duration::from_secs(5);
@@ -24,7 +27,7 @@ pub struct Stopped {
     problems: Vec<String>,
 }
 
-const KINDS: [InventoryKind; 12] = [
+const KINDS: [InventoryKind; 14] = [
     InventoryKind::Containers,
     InventoryKind::Networks,
     InventoryKind::Volumes,
@@ -37,10 +40,12 @@ const KINDS: [InventoryKind; 12] = [
     InventoryKind::Sockets,
     InventoryKind::TemporaryFiles,
     InventoryKind::StateDirectory,
+    InventoryKind::UnlabelledNetworks,
+    InventoryKind::UnlabelledVolumes,
 ];
 
 /// What there is of a kind, or what could not be read.
-type Found = Result<BTreeSet<String>, String>;
+pub type Found = Result<BTreeSet<String>, String>;
 
 impl Stopped {
     /// Launches one like the bottle under test, closes it and waits until nothing is left of it.
@@ -50,9 +55,19 @@ impl Stopped {
         let marks = Marks::of(backend, &fixture.bottle)
             .await
             .map_err(SuiteError::engine("reading a bottle's marks"))?;
+        let leftovers = if fixture.removed.leaves_by_name {
+            Some(Leftovers::make(target.lab, fixture.bottle.slug()).await)
+        } else {
+            None
+        };
+        let mut seen = seen_of_others(target.lab).await;
         let mut alive = Vec::new();
         for kind in KINDS {
-            alive.push((kind, marks.inventory(backend, kind).await));
+            let found = match seen.iter().position(|(of, _)| *of == kind) {
+                Some(at) => seen.swap_remove(at).1,
+                None => marks.inventory(backend, kind).await,
+            };
+            alive.push((kind, found));
         }
         let report = fixture.bottle.close().await;
         let problems = report.errors();
@@ -65,7 +80,39 @@ impl Stopped {
             kinds.push((kind, alive, left));
         }
         sweep_up(backend, marks.slug()).await;
+        if let Some(leftovers) = leftovers {
+            complain(leftovers.remove(backend).await);
+        }
         Ok(Self { kinds, problems })
+    }
+}
+
+/// What the inventory sees of the kinds that no bottle has by design: things of these kinds are made under a name of their own,
+/// looked for, and removed.
+pub async fn seen_of_others(lab: &Lab) -> Vec<(InventoryKind, Found)> {
+    let slug = format!("canary-{}", &fresh_nonce().as_str()[2..10]);
+    let marks = Marks::named(&slug);
+    let backend = &*lab.backend;
+    let leftovers = Leftovers::make(lab, &slug).await;
+    let mut seen = Vec::new();
+    for kind in leftovers::KINDS {
+        let problem = leftovers.problems.iter().find(|(of, _)| *of == kind);
+        let found = match problem {
+            Some((_, problem)) => Err(format!(
+                "nothing shows that one would be seen, since none could be made: {problem}"
+            )),
+            None => marks.inventory(backend, kind).await,
+        };
+        seen.push((kind, found));
+    }
+    complain(leftovers.remove(backend).await);
+    seen
+}
+
+/// Says what could not be removed of things that were made to be found.
+pub fn complain(left: Vec<String>) {
+    for left in left {
+        tracing::warn!(left, "made to be found, and left behind");
     }
 }
 
@@ -81,9 +128,8 @@ pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKin
     match stopped.kinds.iter().find(|found| found.0 == kind) {
         Some((_, Ok(alive), Ok(left))) => {
             observed.note(format!("while it was up: {alive:?}"));
-            // What is there while the bottle is up shows that the inventory works; where a kind has nothing by design, that
-            // it can be read is all that can be shown.
-            if !alive.is_empty() || has_none_by_design(kind) {
+            // What is there while the bottle is up (or was made, of kinds that no bottle has) shows that the inventory works.
+            if !alive.is_empty() {
                 observed.alive.push(Vantage::Inventory);
             }
             observed
@@ -100,11 +146,6 @@ pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKin
         }
     }
     Ok(observed)
-}
-
-/// Kinds of which a bottle on this backend never has one.
-fn has_none_by_design(kind: InventoryKind) -> bool {
-    matches!(kind, InventoryKind::LoopDevices)
 }
 
 /// What is still there of a kind at the deadline.

@@ -1,10 +1,13 @@
 //! Cases that the runner performs or accompanies from outside.
 
 mod authority;
+mod certificates;
 mod cross;
 mod death;
 mod hammer;
+mod images;
 mod inventory;
+mod leftovers;
 mod lifecycle;
 mod reuse;
 mod search;
@@ -133,7 +136,14 @@ pub fn stands_alone(how: &How) -> bool {
                 | RunnerCase::LauncherDeath(_)
                 | RunnerCase::AddressReuse(_)
                 | RunnerCase::WriteThenFreshSearches(_)
-                | RunnerCase::StateFiles(StateCheck::GoneAfterStop | StateCheck::NoFollow)
+                | RunnerCase::StateFiles(
+                    StateCheck::GoneAfterStop
+                        | StateCheck::NoFollow
+                        | StateCheck::NoFollowParent
+                        | StateCheck::WritableParent
+                        | StateCheck::WritableStateDirectory
+                        | StateCheck::NoImageKept
+                )
         ),
         How::Agent(_) => false,
     }
@@ -184,7 +194,7 @@ async fn runner_case(
         RunnerCase::StateFiles(check) => state::perform(target, cell, *check).await,
         RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
-        RunnerCase::Authority(check) => authority::perform(target, cell, *check).await,
+        RunnerCase::Authority(check) => authority::perform(target, cell, *check, nonce).await,
         RunnerCase::AddressReuse(check) => reuse::perform(target, cell, *check, nonce).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
         RunnerCase::WriteThenFreshSearches(places) => cross::write_then_fresh(target, cell, places, nonce).await,

@@ -31,7 +31,18 @@ pub fn find(secret: &Nonce, bytes: &[u8]) -> Option<&'static str> {
 
 /// Whether one is within the other.
 pub fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    !wanted.is_empty() && bytes.windows(wanted.len()).any(|window| window == wanted)
+    let Some((first, rest)) = wanted.split_first() else {
+        return false;
+    };
+    // From one first byte to the next: images of tens of megabytes are searched for a dozen texts.
+    let mut left = bytes;
+    while let Some(at) = left.iter().position(|byte| byte == first) {
+        left = &left[at + 1..];
+        if left.starts_with(rest) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -56,6 +67,20 @@ mod tests {
             assert_eq!(find(&secret, form.as_bytes()), Some(found), "{form}");
         }
         assert_eq!(find(&secret, fresh_nonce().as_str().as_bytes()), None);
+    }
+
+    #[test]
+    fn a_part_is_found_wherever_it_begins() {
+        for (bytes, wanted, is_there) in [
+            (&b"aaab"[..], &b"aab"[..], true),
+            (b"aab", b"aab", true),
+            (b"xaab", b"b", true),
+            (b"aa", b"aab", false),
+            (b"", b"a", false),
+            (b"a", b"", false),
+        ] {
+            assert_eq!(contains(bytes, wanted), is_there, "{bytes:?} {wanted:?}");
+        }
     }
 
     #[test]

@@ -8,11 +8,12 @@ use bottle_reports::{
 use futures_util::TryStreamExt;
 use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
 
-use super::search::find;
+use super::search::{contains, find};
 use super::{Observation, Seen, attempt_in, evidence};
 use crate::assemble::Proof;
 use crate::batch::Target;
 use crate::error::SuiteError;
+use crate::images::MARKER;
 use crate::selection::CaseCell;
 
 /// Longest output that is searched.
@@ -230,6 +231,12 @@ pub async fn in_engine(target: &Target<'_>, place: EnginePlace) -> Result<Observ
         EnginePlace::GuestExport => export(bottle.id(Role::Guest)).await,
         EnginePlace::Volumes => mounts(target).await,
     };
+    if place == EnginePlace::GuestExport {
+        // Planted in the image: an export without it is not of the guest's file system.
+        let has_marker = |(_, bytes): &(String, Vec<u8>)| contains(bytes, MARKER.as_bytes());
+        observed.marker = texts.as_ref().ok().map(|texts| texts.iter().any(has_marker));
+        observed.issued &= observed.marker == Some(true);
+    }
     search(target, texts, &mut observed);
     Ok(observed)
 }
@@ -262,7 +269,8 @@ pub fn search(target: &Target<'_>, texts: Result<Vec<(String, Vec<u8>)>, String>
     }
 }
 
-fn engine() -> Result<bollard::Docker, String> {
+/// The engine, for what no backend needs to do.
+pub fn engine() -> Result<bollard::Docker, String> {
     bollard::Docker::connect_with_defaults().map_err(|error| error.to_string())
 }
 

@@ -107,15 +107,29 @@ async fn prepare() -> Result<Prepared, (String, String, u8)> {
     Ok((config, secrets, input))
 }
 
+/// The bottle's authority, and what the guest is to trust.
+fn mint(config: &BundleConfig) -> Result<(Authority, String), bottle_wire::AuthorityFault> {
+    #[cfg(feature = "leaky")]
+    if config.removed.contains(&bottle_policy::Control::NarrowAuthority) {
+        let authority = Authority::mint_wide(&config.bottle)?;
+        let second = Authority::mint("of another")?;
+        let trusted = authority.certificate_pem().to_owned() + second.certificate_pem();
+        return Ok((authority, trusted));
+    }
+    let authority = Authority::mint(&config.bottle)?;
+    let trusted = authority.certificate_pem().to_owned();
+    Ok((authority, trusted))
+}
+
 fn make_secrets(config: &BundleConfig, tokens: Tokens) -> Result<Secrets, String> {
-    let authority = Authority::mint(&config.bottle).map_err(|error| format!("cannot mint the authority: {error}"))?;
+    let (authority, certificate) = mint(config).map_err(|error| format!("cannot mint the authority: {error}"))?;
     let mut random = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *random).map_err(|error| format!("cannot get random bytes: {error}"))?;
     let secrets = Secrets {
         hop: Zeroizing::new(hex::encode(*random)),
         tokens,
         authority: Zeroizing::new(authority.to_secret_pem()),
-        certificate: authority.certificate_pem().to_owned(),
+        certificate,
     };
     Ok(secrets)
 }

@@ -53,7 +53,7 @@ pub struct Head {
 impl Head {
     /// Reads a complete head (as [`scan`] delimits it) of at most `most` fields. The target is only cut out here: its
     /// authority is for the policy to judge, and its path for [`is_plain_path`]. With `is_lax` (a known-leaky bottle) field
-    /// values may hold any byte.
+    /// values may hold any byte, and a field's name ends at the first byte that cannot be part of it.
     ///
     /// # Errors
     /// `Framing`, `Version` or `HeadTooLarge`.
@@ -234,8 +234,9 @@ pub fn fields(bytes: &[u8], mut at: usize, most: usize, is_lax: bool) -> Result<
 fn field(bytes: &[u8], from: usize, to: usize, is_lax: bool) -> Result<FieldRange, DenyReason> {
     let line = &bytes[from..to];
     let colon = find(line, b":").ok_or(DenyReason::Framing)?;
+    let name = line[..colon].iter().take_while(|&&b| is_token(b)).count();
     // Also catches folded lines and space before the colon.
-    if colon == 0 || !line[..colon].iter().copied().all(is_token) {
+    if name == 0 || (name < colon && !is_lax) {
         return Err(DenyReason::Framing);
     }
     let is_text = |b: &u8| *b == b'\t' || (0x20..=0x7e).contains(b) || *b >= 0x80;
@@ -247,7 +248,7 @@ fn field(bytes: &[u8], from: usize, to: usize, is_lax: bool) -> Result<FieldRang
     let start = value.iter().position(|b| !is_space(b)).unwrap_or(value.len());
     let end = value.iter().rposition(|b| !is_space(b)).map_or(start, |last| last + 1);
     let base = from + colon + 1;
-    Ok((from..from + colon, base + start..base + end))
+    Ok((from..from + name, base + start..base + end))
 }
 
 /// Whether a path (with query) is what one may be: visible ASCII (RFC 3986) without a fragment, which is never sent.
@@ -319,6 +320,9 @@ mod tests {
     #[case("GET / HTTP/1.1\r\n Host: a\r\n\r\n")]
     #[case("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n")]
     #[case("GET / HTTP/1.1\r\nHost : a\r\n\r\n")]
+    #[case("GET / HTTP/1.1\r\nHost\t: a\r\n\r\n")]
+    #[case("GET / HTTP/1.1\r\nHost\0: a\r\n\r\n")]
+    #[case("GET / HTTP/1.1\r\nHost: a\r\nX\0Y: b\r\n\r\n")]
     #[case("GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n")]
     #[case("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n")]
     #[case("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")]
@@ -357,6 +361,19 @@ mod tests {
     )]
     fn refused_with(#[case] text: &str, #[case] reason: DenyReason) {
         assert_eq!(framed(text).unwrap_err(), reason);
+    }
+
+    #[rstest]
+    fn only_a_lax_reader_ends_names_early(#[values(" ", "\t", "\0", "\0x")] byte: &str) {
+        let text = format!("GET / HTTP/1.1\r\nHost{byte}: a\r\n\r\n");
+        let head = Head::parse(Bytes::from(text.clone()), 8, true).unwrap();
+        assert_eq!(head.host(false), Ok(Some(&b"a"[..])));
+        assert_eq!(
+            Head::parse(Bytes::from(text), 8, false).unwrap_err(),
+            DenyReason::Framing
+        );
+        let folded = Bytes::from("GET / HTTP/1.1\r\nHost: a\r\n : b\r\n\r\n");
+        assert!(Head::parse(folded, 8, true).is_err());
     }
 
     #[test]

@@ -12,8 +12,9 @@ pub enum Control {
     AllowList,
     /// Address rules on what a name resolves to, and dialling just the checked address (K-PX-NAMEONLY).
     ResolvedAddress,
-    /// One strict normalisation of names (K-PX-LAXHOST: the allowed names are looked for anywhere in the text, byte for byte; the text is then cut at
-    /// NUL and the like and dialled; no care for dots, case and IDN).
+    /// One strict normalisation of names, and heads without stray bytes (K-PX-LAXHOST: the allowed names are looked for
+    /// anywhere in the text, byte for byte; the text is then cut at NUL and the like and dialled; no care for dots, case and
+    /// IDN; names of fields end at NUL, space and tab).
     StrictName,
     /// Address spellings are recognised before the check (K-PX-LAXIP: inet_aton rules are applied after it).
     StrictAddress,
@@ -44,6 +45,9 @@ pub enum Control {
     RouteScope,
     /// Tokens never reach a log, an error page or a decision record (K-NOSCRUB).
     Scrub,
+    /// The authority signs leaves only and is the one that the guest is told to trust; a leaf is for one host, for days, and for
+    /// a TLS server (K-CAWIDE: both may sign, for every host, for years and for everything, and a second authority is trusted).
+    NarrowAuthority,
     /// The authority's private key stays in memory (K-CAKEY: it is written beside the certificate).
     KeyInMemory,
 }

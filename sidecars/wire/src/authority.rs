@@ -55,6 +55,8 @@ pub struct Authority {
     leaf_signer: Arc<dyn SigningKey>,
     until: OffsetDateTime,
     leaves: Mutex<HashMap<Host, Leaf>>,
+    #[cfg(feature = "leaky")]
+    is_wide: bool,
 }
 
 struct Leaf {
@@ -105,7 +107,30 @@ impl Authority {
             leaf_signer,
             until,
             leaves: Mutex::default(),
+            #[cfg(feature = "leaky")]
+            is_wide: false,
         })
+    }
+
+    /// K-CAWIDE: an authority that may sign everything, for years.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    #[cfg(feature = "leaky")]
+    pub fn mint_wide(bottle: &str) -> Result<Self, AuthorityFault> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = authority_params(bottle)?;
+        widen(&mut params);
+        let certificate_pem = params.self_signed(&key)?.pem();
+        Ok(Self::assemble(params, key, certificate_pem)?.widened())
+    }
+
+    /// K-CAWIDE: its leaves may sign, stand for every host, and outlive it.
+    #[cfg(feature = "leaky")]
+    #[must_use]
+    pub fn widened(mut self) -> Self {
+        self.is_wide = true;
+        self
     }
 
     /// The certificate that the guest is to trust (PEM).
@@ -153,7 +178,10 @@ impl Authority {
     }
 
     fn mint_leaf(&self, host: &Host) -> Result<ServerConfig, AuthorityFault> {
-        let certificate = leaf_params(host, self.until)?.signed_by(&self.leaf_key, &self.issuer)?;
+        let params = leaf_params(host, self.until)?;
+        #[cfg(feature = "leaky")]
+        let params = if self.is_wide { wide(params)? } else { params };
+        let certificate = params.signed_by(&self.leaf_key, &self.issuer)?;
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
         let key = Arc::new(CertifiedKey::new(chain, self.leaf_signer.clone()));
         let mut config = ServerConfig::builder_with_provider(tls_provider())
@@ -208,6 +236,27 @@ fn leaf_params(host: &Host, until: OffsetDateTime) -> Result<CertificateParams, 
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// How long wide certificates are valid.
+#[cfg(feature = "leaky")]
+const WIDE_VALID: time::Duration = time::Duration::days(3650);
+
+#[cfg(feature = "leaky")]
+fn widen(params: &mut CertificateParams) {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+    params.not_after += WIDE_VALID;
+}
+
+/// A leaf that is for more than its host. It begins as late and ends later than its authority.
+#[cfg(feature = "leaky")]
+fn wide(mut params: CertificateParams) -> Result<CertificateParams, AuthorityFault> {
+    widen(&mut params);
+    params.not_after += WIDE_VALID;
+    params.subject_alt_names.push(SanType::DnsName("*.test".try_into()?));
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
     Ok(params)
 }
 

@@ -94,6 +94,37 @@ async fn names_are_cut_at_nul() {
     assert!(reply(&mut tls).await.contains("GET https://denied.test:443/c "));
 }
 
+#[rstest]
+#[tokio::test]
+async fn stray_bytes_are_passed_over(#[values(" ", "\t", "\0")] byte: &str) {
+    for (controls, is_open) in [
+        (Controls::without(vec![Control::StrictName]), true),
+        (Controls::all(), false),
+    ] {
+        for (request, seen) in [
+            (
+                format!("GET http://denied.test{byte}.allowed.test/ HTTP/1.1\r\nHost: x\r\n\r\n"),
+                "GET http://denied.test:80/",
+            ),
+            (
+                format!("GET http://allowed.test/ HTTP/1.1\r\nHost: denied.test{byte}.allowed.test\r\n\r\n"),
+                "GET http://allowed.test:80/",
+            ),
+            (
+                format!("GET http://allowed.test/ HTTP/1.1\r\nHost{byte}: allowed.test\r\n\r\n"),
+                "GET http://allowed.test:80/",
+            ),
+        ] {
+            let stage = Stage::with(controls.clone(), |_| {}).await;
+            let mut guest = stage.guest().await;
+            guest.write_all(request.as_bytes()).await.unwrap();
+            let answer = reply(&mut guest).await;
+            let found = stage.seen().iter().any(|head| head.contains(seen));
+            assert_eq!(found, is_open, "{request:?}: {answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn only_the_first_request_is_decided() {
     let stage = without(Control::EveryRequest).await;
