@@ -20,11 +20,6 @@ use crate::shapes::{Call, MachineSpec};
 use crate::shared::Shared;
 use crate::wire::{self, Ended, Ends, Terminal, Wires};
 
-/// How often a machine is booted that was given up on by smolvm.
-const BOOTS: u32 = 3;
-/// What smolvm says of one that it gave up on.
-const NOT_READY: &str = "did not become ready";
-
 /// How a machine's command ended.
 pub(crate) type End = Option<Result<i64, BackendError>>;
 
@@ -148,7 +143,8 @@ impl Maker {
                 .acquire()
                 .await
                 .map_err(|error| unexpected("start", error.to_string()))?;
-            self.boot(name).await?;
+            let words = self.program.shapes().start(name);
+            self.program.call(words, self.limits.start).await?;
         }
         let listed = listing::see(&self.program, name, self.limits.look).await?;
         self.note_process(machine, &listed)?;
@@ -183,25 +179,6 @@ impl Maker {
             ));
         };
         firewall::install(&table, user, proxy).await
-    }
-
-    /// Boots a machine. smolvm gives up on one that shows no progress for 30 s, and ends it: on a busy host that is no fault,
-    /// and it is tried again.
-    async fn boot(&self, name: &str) -> Result<(), BackendError> {
-        let mut left = BOOTS;
-        loop {
-            left -= 1;
-            let booted = self
-                .program
-                .call(self.program.shapes().start(name), self.limits.start)
-                .await;
-            match booted {
-                Err(error) if left > 0 && error.problem.contains(NOT_READY) => {
-                    tracing::info!(machine = name, %error, "booting again");
-                }
-                other => return other.map(drop),
-            }
-        }
     }
 
     /// Before anything is checked: what is refused is removed by what is noted here.

@@ -7,7 +7,7 @@ use bottle_backend::{BackendError, BackendErrorKind};
 use crate::firewall;
 use crate::machine::Maker;
 use crate::processes::{self, Process};
-use crate::program::refused;
+use crate::program::{refused, unexpected};
 
 impl Maker {
     /// Removes a machine, whoever made it, and whatever of it is left.
@@ -15,7 +15,7 @@ impl Maker {
         let entry = self.journal.read(name)?;
         let mut left: Vec<Process> = entry.iter().filter_map(|entry| entry.process).collect();
         if left.is_empty() {
-            left.extend(self.orphans(name).await);
+            left.extend(self.orphans(name).await?);
         }
         let shapes = self.program.shapes();
         match self.program.call(shapes.delete(name), self.limits.delete).await {
@@ -32,30 +32,26 @@ impl Maker {
         self.journal.forget(name)
     }
 
-    /// Processes of a machine whose start was cut short. What cannot be found out leaves the removal to smolvm.
-    async fn orphans(&self, name: &str) -> Vec<Process> {
-        let said = self
-            .program
-            .call(self.program.shapes().data_dir(name), self.limits.look)
-            .await;
-        let Some(directory) = said
-            .ok()
-            .and_then(|said| said.lines().map(str::trim).next_back().map(str::to_owned))
-        else {
-            return Vec::new();
+    /// Processes of a machine whose start was cut short: smolvm does not know of them, and its removal leaves them running.
+    /// They are found by the machine's directory, so before it is gone.
+    async fn orphans(&self, name: &str) -> Result<Vec<Process>, BackendError> {
+        let words = self.program.shapes().data_dir(name);
+        let said = match self.program.call(words, self.limits.look).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
         };
-        if !Path::new(&directory).is_absolute() {
-            return Vec::new();
+        let directory = Path::new(said.lines().map(str::trim).next_back().unwrap_or_default());
+        if !directory.is_absolute() {
+            let problem = format!("expected a directory, found `{}`", directory.display());
+            return Err(unexpected("smolvm machine data-dir", problem));
         }
-        let directory = Path::new(&directory);
+        // Its first word is the process id.
         let noted = std::fs::read_to_string(directory.join("agent.pid")).unwrap_or_default();
-        let pid = noted
-            .split(|c: char| !c.is_ascii_digit())
-            .find_map(|word| word.parse().ok());
+        let pid = noted.split_whitespace().next().and_then(|word| word.parse().ok());
         let mut found: Vec<Process> = pid.and_then(Process::of_machine).into_iter().collect();
         found.extend(processes::below(directory));
         found.sort();
         found.dedup();
-        found
+        Ok(found)
     }
 }
