@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use crate::image::{self, Image};
 use crate::journal::{Entry, Kind, id, of_id};
 use crate::machine::{Machine, observed};
 use crate::program::{error, refused, unexpected};
-use crate::{Smolvm, facts, images_in_use, listing};
+use crate::{Smolvm, facts, firewall, images_in_use, listing};
 
 /// Role of the container out of which an image is exported.
 const EXPORT: &str = "image-export";
@@ -34,6 +34,14 @@ impl Backend for Smolvm {
     fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, BackendError>> {
         Box::pin(async {
             let mut facts = self.inner.facts().await?;
+            if !facts.shares_kernel {
+                let problem = format!(
+                    "the engine ({}) runs on another kernel than this machine's, so that sockets of its containers cannot be \
+                     handed to a machine here; use an engine on this machine, or the backend `docker`",
+                    facts.engine
+                );
+                return Err(refused("look at the engine", problem));
+            }
             facts.engine = format!("{} with smolvm {}", facts.engine, self.maker.program.version());
             Ok(facts)
         })
@@ -254,11 +262,11 @@ impl Smolvm {
         labels: &Labels,
         subnets: &BTreeMap<String, String>,
     ) -> Result<String, BackendError> {
-        let allowed = allowed(plan, subnets)?;
+        let proxy = proxy(plan, subnets)?;
         self.site.make_state()?;
         let image = self.image(plan, labels).await?;
         let entry = Entry::new(Kind::Machine, &plan.name, labels);
-        let machine = self.maker.create(plan, &image, allowed, entry).await?;
+        let machine = self.maker.create(plan, &image, proxy, entry).await?;
         self.machines().insert(plan.name.clone(), Arc::new(machine));
         Ok(id(Kind::Machine, &plan.name))
     }
@@ -307,15 +315,47 @@ impl Smolvm {
     }
 }
 
-/// The one address that a routed guest may connect to.
-fn allowed(plan: &ContainerPlan, _subnets: &BTreeMap<String, String>) -> Result<Option<Ipv4Addr>, BackendError> {
-    match &plan.network {
-        NetworkMode::None => Ok(None),
-        NetworkMode::Host | NetworkMode::Networks(_) => Err(refused(
-            format!("plan the network of {}", plan.name),
-            "the topology `routed` is not built for machines yet: use `sealed`",
-        )),
+/// The one place that a routed guest may connect to: what its plan says is its proxy, on the network that it shares with its
+/// bundle.
+fn proxy(plan: &ContainerPlan, subnets: &BTreeMap<String, String>) -> Result<Option<SocketAddrV4>, BackendError> {
+    let refuse = |problem: &str| Err(refused(format!("plan the network of {}", plan.name), problem));
+    let NetworkMode::Networks(networks) = &plan.network else {
+        return match plan.network {
+            NetworkMode::None => Ok(None),
+            _ => refuse("a machine cannot have the host's network"),
+        };
+    };
+    let [network] = &networks[..] else {
+        return refuse("expected one network, which it shares with its bundle");
+    };
+    let proxy = plan.env.get("HTTP_PROXY").and_then(|url| url.strip_prefix("http://"));
+    let Some(proxy) = proxy.and_then(|address| address.parse::<SocketAddrV4>().ok()) else {
+        return refuse("expected the bundle's address and port in HTTP_PROXY");
+    };
+    if !subnets
+        .get(&network.network)
+        .is_some_and(|subnet| has(subnet, *proxy.ip()))
+    {
+        return refuse("the address in HTTP_PROXY is not on the network that it shares with its bundle");
     }
+    match firewall::obstacle() {
+        None => Ok(Some(proxy)),
+        Some(obstacle) => refuse(&obstacle),
+    }
+}
+
+/// Whether an address is in a subnet (CIDR).
+fn has(subnet: &str, address: Ipv4Addr) -> bool {
+    let Some((base, bits)) = subnet.split_once('/') else {
+        return false;
+    };
+    let (Ok(base), Ok(bits)) = (base.parse::<Ipv4Addr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    let Some(mask) = 32u32.checked_sub(bits).and_then(|host| u32::MAX.checked_shl(host)) else {
+        return false;
+    };
+    u32::from(base) & mask == u32::from(address) & mask
 }
 
 /// Regular files of an archive: (absolute path, mode, content). Anything else is refused.
@@ -346,4 +386,59 @@ fn files_of(directory: &str, archive: &[u8]) -> Result<Vec<(String, u32, Vec<u8>
         ));
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bottle_plan::Attachment;
+
+    #[test]
+    fn subnets_have_their_addresses() {
+        let inside = |subnet: &str, address: [u8; 4]| has(subnet, address.into());
+        assert!(inside("10.213.4.0/24", [10, 213, 4, 2]));
+        assert!(!inside("10.213.4.0/24", [10, 213, 5, 2]));
+        for odd in ["", "10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/0"] {
+            assert!(!inside(odd, [10, 0, 0, 1]), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_routed_machine_reaches_its_proxy_on_the_shared_network_only() {
+        let mut plan = crate::inside::tests::plan();
+        let subnets = BTreeMap::from([("inner".to_owned(), "10.213.4.0/24".to_owned())]);
+        assert_eq!(proxy(&plan, &subnets), Ok(None));
+        plan.network = NetworkMode::Networks(vec![Attachment {
+            network: "inner".to_owned(),
+            host_number: None,
+            aliases: Vec::new(),
+        }]);
+        assert!(proxy(&plan, &subnets).is_err());
+        plan.env
+            .insert("HTTP_PROXY".to_owned(), "http://192.0.2.1:8888".to_owned());
+        let error = proxy(&plan, &subnets).unwrap_err();
+        assert!(error.problem.contains("not on the network"), "{error}");
+        plan.network = NetworkMode::Host;
+        assert!(proxy(&plan, &subnets).is_err());
+    }
+
+    #[test]
+    fn files_of_an_archive() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o4755);
+        header.set_size(3);
+        builder.append_data(&mut header, "a/b", &b"abc"[..]).unwrap();
+        let archive = builder.into_inner().unwrap();
+        assert_eq!(
+            files_of("/opt/", &archive),
+            Ok(vec![("/opt/a/b".to_owned(), 0o755, b"abc".to_vec())])
+        );
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        builder.append_link(&mut header, "x", "/etc/passwd").unwrap();
+        assert!(files_of("/opt", &builder.into_inner().unwrap()).is_err());
+    }
 }

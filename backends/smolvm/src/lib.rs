@@ -10,6 +10,7 @@
 
 mod backend;
 mod facts;
+mod firewall;
 mod image;
 mod inside;
 mod journal;
@@ -17,6 +18,7 @@ mod listing;
 mod machine;
 mod processes;
 mod program;
+mod removal;
 mod shapes;
 mod shared;
 mod site;

@@ -1,6 +1,6 @@
 //! One machine: made, started, entered, removed.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,11 +9,12 @@ use bottle_plan::{ContainerPlan, MACHINE_SOCKETS, MountSource};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{oneshot, watch};
 
+use crate::firewall;
 use crate::image::Image;
 use crate::inside::Inside;
 use crate::journal::{Entry, Journal, Kind, id};
 use crate::listing::{self, Listed};
-use crate::processes::{self, Process};
+use crate::processes::Process;
 use crate::program::{Limits, Program, error, refused, unexpected};
 use crate::shapes::{Call, MachineSpec};
 use crate::shared::Shared;
@@ -26,6 +27,8 @@ pub(crate) type End = Option<Result<i64, BackendError>>;
 pub(crate) struct Machine {
     spec: MachineSpec,
     plan: ContainerPlan,
+    /// Where alone a routed one may connect to.
+    proxy: Option<SocketAddrV4>,
     inside: Inside,
     exit: watch::Sender<End>,
     held: Mutex<Held>,
@@ -61,13 +64,14 @@ impl Maker {
         &self,
         plan: &ContainerPlan,
         image: &Image,
-        allowed: Option<Ipv4Addr>,
+        proxy: Option<SocketAddrV4>,
         mut entry: Entry,
     ) -> Result<Machine, BackendError> {
         let inside = Inside::of(plan, &image.settings)?;
-        let spec = self.spec(plan, &image.directory, allowed)?;
+        let spec = self.spec(plan, &image.directory, proxy)?;
         entry.plan = Some(plan.clone());
         entry.image = Some(image.directory.clone());
+        entry.firewall = proxy.map(|_| firewall::table(&plan.name));
         self.journal.write(&entry)?;
         self.program
             .call(self.program.shapes().create(&spec), self.limits.create)
@@ -80,13 +84,19 @@ impl Maker {
         Ok(Machine {
             spec,
             plan: plan.clone(),
+            proxy,
             inside,
             exit,
             held: Mutex::new(held),
         })
     }
 
-    fn spec(&self, plan: &ContainerPlan, image: &Path, allowed: Option<Ipv4Addr>) -> Result<MachineSpec, BackendError> {
+    fn spec(
+        &self,
+        plan: &ContainerPlan,
+        image: &Path,
+        proxy: Option<SocketAddrV4>,
+    ) -> Result<MachineSpec, BackendError> {
         let call = format!("plan the machine {}", plan.name);
         let mut volumes = Vec::new();
         let mut shared = None;
@@ -121,7 +131,7 @@ impl Maker {
             memory_mib: plan.limits.memory.unwrap_or(4 << 30).div_ceil(1 << 20),
             volumes,
             sockets,
-            allowed,
+            allowed: proxy.map(|proxy| *proxy.ip()),
         })
     }
 
@@ -133,8 +143,8 @@ impl Maker {
                 .acquire()
                 .await
                 .map_err(|error| unexpected("start", error.to_string()))?;
-            let shapes = self.program.shapes();
-            self.program.call(shapes.start(name), self.limits.start).await?;
+            let words = self.program.shapes().start(name);
+            self.program.call(words, self.limits.start).await?;
         }
         let listed = listing::see(&self.program, name, self.limits.look).await?;
         self.note_process(machine, &listed)?;
@@ -149,8 +159,26 @@ impl Maker {
                 ),
             ));
         }
+        self.narrow(machine).await?;
         machine.held().seen = Some(listed);
         self.start_command(machine)
+    }
+
+    /// Sets the rules of a routed machine, of which nothing but smolvm's own agent has run so far.
+    async fn narrow(&self, machine: &Machine) -> Result<(), BackendError> {
+        let Some(proxy) = machine.proxy else {
+            return Ok(());
+        };
+        let entry = machine.held().entry.clone();
+        let process = entry.as_ref().and_then(|entry| entry.process);
+        let table = entry.and_then(|entry| entry.firewall);
+        let (Some(user), Some(table)) = (process.and_then(Process::user), table) else {
+            return Err(refused(
+                format!("narrow the ports of {}", machine.spec.name),
+                "the user that its process runs as cannot be found out, so nothing runs in it",
+            ));
+        };
+        firewall::install(&table, user, proxy).await
     }
 
     /// Before anything is checked: what is refused is removed by what is noted here.
@@ -243,7 +271,12 @@ impl Maker {
         let started = wire::start(self.client(machine, spec.tty, &env, &command), ends).map_err(failed)?;
         machine.held().clients.push(started.stop);
         let maker = self.clone();
-        let exit = Box::pin(async move { maker.code(&name, started.ended).await });
+        // A task of its own: its streams end whether or not anybody waits for its status.
+        let code = tokio::spawn(async move { maker.code(&name, started.ended).await });
+        let exit = Box::pin(async move {
+            let code = code.await;
+            code.unwrap_or_else(|error| Err(unexpected("wait for a program", error.to_string())))
+        });
         Ok((Exec { id, streams, exit }, started.terminal))
     }
 
@@ -287,51 +320,6 @@ impl Maker {
         listed.check(&machine.spec)?;
         let labels = machine.held().entry.as_ref().map(|entry| entry.labels.clone());
         Ok(observed(&listed, &machine.plan, labels.unwrap_or_default()))
-    }
-
-    /// Removes a machine, whoever made it, and whatever of it is left.
-    pub(crate) async fn remove(&self, name: &str) -> Result<(), BackendError> {
-        let entry = self.journal.read(name)?;
-        let mut left: Vec<Process> = entry.iter().filter_map(|entry| entry.process).collect();
-        if left.is_empty() {
-            left.extend(self.orphans(name).await);
-        }
-        let shapes = self.program.shapes();
-        match self.program.call(shapes.delete(name), self.limits.delete).await {
-            Err(error) if error.kind != bottle_backend::BackendErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        processes::end(left)
-            .await
-            .map_err(|problem| refused(format!("remove machine {name}"), problem))?;
-        self.journal.forget(name)
-    }
-
-    /// Processes of a machine whose start was cut short. What cannot be found out leaves the removal to smolvm.
-    async fn orphans(&self, name: &str) -> Vec<Process> {
-        let said = self
-            .program
-            .call(self.program.shapes().data_dir(name), self.limits.look)
-            .await;
-        let Some(directory) = said
-            .ok()
-            .and_then(|said| said.lines().map(str::trim).next_back().map(str::to_owned))
-        else {
-            return Vec::new();
-        };
-        if !Path::new(&directory).is_absolute() {
-            return Vec::new();
-        }
-        let directory = Path::new(&directory);
-        let noted = std::fs::read_to_string(directory.join("agent.pid")).unwrap_or_default();
-        let pid = noted
-            .split(|c: char| !c.is_ascii_digit())
-            .find_map(|word| word.parse().ok());
-        let mut found: Vec<Process> = pid.and_then(Process::of_machine).into_iter().collect();
-        found.extend(processes::below(directory));
-        found.sort();
-        found.dedup();
-        found
     }
 }
 

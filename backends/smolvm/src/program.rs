@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use crate::shapes::{ENVIRONMENT, Shapes, Version};
+use crate::shapes::{Shapes, Version, environment};
 
 /// How long calls may take before they are ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Default for Limits {
         Self {
             look: Duration::from_secs(20),
             create: Duration::from_secs(60),
-            start: Duration::from_secs(120),
+            start: Duration::from_secs(180),
             delete: Duration::from_secs(20),
         }
     }
@@ -52,6 +52,8 @@ struct Binary {
     path: PathBuf,
     /// Where its machines are.
     state: PathBuf,
+    /// How long a machine may take to start.
+    start: Duration,
 }
 
 /// A smolvm program of a version that is used.
@@ -69,6 +71,7 @@ impl Program {
         let binary = Binary {
             path: locate(named)?,
             state: state.to_owned(),
+            start: limits.start,
         };
         let said = binary.run(CALL, &Shapes::version(), limits.look).await?;
         if said.code != Some(0) {
@@ -137,7 +140,7 @@ impl Binary {
                 .iter()
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         );
-        command.envs(ENVIRONMENT);
+        command.envs(environment(self.start));
         // It opens up its home directory for the users of its machines: ours, not the operator's.
         command.env("HOME", &self.state);
         // A group of its own: Ctrl-C at our terminal is for us to pass on.

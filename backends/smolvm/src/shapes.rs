@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 /// A version of smolvm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -203,8 +204,19 @@ fn machine<const N: usize>(command: &str, rest: [&str; N]) -> Vec<String> {
         .collect()
 }
 
-/// Variables for smolvm itself. The seed of an image is a helper machine that unpacks archives; ours are directories.
-pub(crate) const ENVIRONMENT: [(&str, &str); 1] = [("SMOLVM_IMAGE_SEEDS", "0")];
+/// Variables for smolvm itself. A machine that shows no progress for 30 s would be given up on, which on a busy host is no
+/// fault of its own: our own limit is the one that counts. The seed of an image is a helper machine that unpacks archives;
+/// ours are directories.
+pub(crate) fn environment(start: Duration) -> [(&'static str, String); 2] {
+    let patience = start.saturating_sub(SLACK).max(SLACK);
+    [
+        ("SMOLVM_IMAGE_SEEDS", "0".to_owned()),
+        ("SMOLVM_AGENT_READY_TIMEOUT_SECS", patience.as_secs().to_string()),
+    ]
+}
+
+/// How much earlier than we smolvm is to give up: it knows why, and ends the machine.
+const SLACK: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,8 @@ pub async fn open(kind: BackendKind, smolvm: Option<PathBuf>) -> Result<Arc<dyn 
         BackendKind::Smolmachines => {
             let mut settings = Settings::from_env();
             settings.program = smolvm.or(settings.program);
-            Ok(Arc::new(Smolvm::open(docker.clone(), docker, &settings).await?))
+            let machines = Smolvm::open(docker.clone(), docker, &settings).await?;
+            Ok(Arc::new(machines))
         }
     }
 }

@@ -204,3 +204,7 @@ fn digest(id: &str) -> Option<&str> {
 fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -53,7 +53,7 @@ pub(super) enum UnpackError {
         why: &'static str,
     },
     /// The system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", whole(.source), path = .path.display())]
     Write {
         /// Which path.
         path: PathBuf,
@@ -61,8 +61,19 @@ pub(super) enum UnpackError {
         source: io::Error,
     },
     /// The archive ended early or is none.
-    #[error("the archive of the image cannot be read: {0}")]
+    #[error("the archive of the image cannot be read: {}", whole(.0))]
     Archive(io::Error),
+}
+
+/// An error with its causes: the library's own words are only that it failed.
+fn whole(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(one) = cause {
+        text = format!("{text}: {one}");
+        cause = one.source();
+    }
+    text
 }
 
 /// Unpacks an archive into a fresh directory.

@@ -67,7 +67,8 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
     assert_eq!(calls.lines().count(), 8, "{calls}");
     let environment = std::fs::read_to_string(site.path("smolvm/environment")).unwrap();
     assert!(environment.contains("SMOLVM_IMAGE_SEEDS=0"));
-    assert_eq!(environment.matches("SMOLVM_").count(), 1, "{environment}");
+    assert!(environment.contains("SMOLVM_AGENT_READY_TIMEOUT_SECS=25"));
+    assert_eq!(environment.matches("SMOLVM_").count(), 2, "{environment}");
 }
 
 #[tokio::test]
@@ -191,6 +192,19 @@ async fn a_process_that_outlives_its_machine_is_ended() {
     site.tell("delete.leaves", "");
     let report = bottle.close().await;
     assert!(report.is_clean(), "{report:?}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_process_whose_start_was_cut_short_is_ended() {
+    let mut site = Site::new();
+    site.settings.limits.start = SHORT * 2;
+    site.tell("start.late", "");
+    site.tell("delete.leaves", "");
+    let error = site.launch(FOREVER).await.err().unwrap();
+    assert!(error.to_string().contains("not done within"), "{error}");
+    assert!(error.undone.is_clean(), "{error}");
+    assert!(site.calls().contains("machine data-dir"));
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 

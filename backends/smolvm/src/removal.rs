@@ -1,0 +1,57 @@
+//! The end of a machine, and of whatever of it is left.
+
+use std::path::Path;
+
+use bottle_backend::{BackendError, BackendErrorKind};
+
+use crate::firewall;
+use crate::machine::Maker;
+use crate::processes::{self, Process};
+use crate::program::{refused, unexpected};
+
+impl Maker {
+    /// Removes a machine, whoever made it, and whatever of it is left.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), BackendError> {
+        let entry = self.journal.read(name)?;
+        let mut left: Vec<Process> = entry.iter().filter_map(|entry| entry.process).collect();
+        if left.is_empty() {
+            left.extend(self.orphans(name).await?);
+        }
+        let shapes = self.program.shapes();
+        match self.program.call(shapes.delete(name), self.limits.delete).await {
+            Err(error) if error.kind != BackendErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        processes::end(left)
+            .await
+            .map_err(|problem| refused(format!("remove machine {name}"), problem))?;
+        // Last: while its process is there, so are its rules.
+        if let Some(table) = entry.as_ref().and_then(|entry| entry.firewall.as_ref()) {
+            firewall::remove(table).await?;
+        }
+        self.journal.forget(name)
+    }
+
+    /// Processes of a machine whose start was cut short: smolvm does not know of them, and its removal leaves them running.
+    /// They are found by the machine's directory, so before it is gone.
+    async fn orphans(&self, name: &str) -> Result<Vec<Process>, BackendError> {
+        let words = self.program.shapes().data_dir(name);
+        let said = match self.program.call(words, self.limits.look).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let directory = Path::new(said.lines().map(str::trim).next_back().unwrap_or_default());
+        if !directory.is_absolute() {
+            let problem = format!("expected a directory, found `{}`", directory.display());
+            return Err(unexpected("smolvm machine data-dir", problem));
+        }
+        // Its first word is the process id.
+        let noted = std::fs::read_to_string(directory.join("agent.pid")).unwrap_or_default();
+        let pid = noted.split_whitespace().next().and_then(|word| word.parse().ok());
+        let mut found: Vec<Process> = pid.and_then(Process::of_machine).into_iter().collect();
+        found.extend(processes::below(directory));
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+}

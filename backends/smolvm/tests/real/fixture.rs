@@ -1,0 +1,216 @@
+//! A bottle of the real smolvm: the shipped bundle in an engine, a shell in a machine.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bottle_backend::{Backend, Exec, ExecSpec, Streams};
+use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
+use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
+use bottle_plan::{BackendKind, HostFacts, Limits, Plan, PrepareOptions, Topology};
+use bottle_smolvm::{Settings, Smolvm};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Machines are started one after the other: two at once take longer than that.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+pub struct Site {
+    directory: tempfile::TempDir,
+    pub settings: Settings,
+    pub backend: Arc<Smolvm>,
+    bundle: BuiltImage,
+    shell: BuiltImage,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Site {
+    /// `None`, and a line that says so, where there is no smolvm to test with.
+    pub async fn new(leaves_out: &str) -> Option<Self> {
+        if std::env::var("BOTTLE_TEST_SMOLVM").as_deref() != Ok("1") {
+            println!("left out, BOTTLE_TEST_SMOLVM is not 1: {leaves_out}");
+            return None;
+        }
+        let turn = TURN.lock().await;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let settings = Settings {
+            state: directory.path().join("state"),
+            cache: directory.path().join("cache"),
+            ..Settings::from_env()
+        };
+        let docker = Arc::new(Docker::connect().await.unwrap());
+        let backend = Smolvm::open(docker.clone(), docker.clone(), &settings).await.unwrap();
+        let (bundle, shell) = (bundle(), shell());
+        if docker.find_image(&shell.reference).await.unwrap().is_none() {
+            docker
+                .load_image(&shell.reference, shell.archive.clone())
+                .await
+                .unwrap();
+        }
+        Some(Self {
+            directory,
+            settings,
+            backend: Arc::new(backend),
+            bundle,
+            shell,
+            _turn: turn,
+        })
+    }
+
+    pub async fn plan(&self, topology: Topology, tty: bool, script: &str) -> Plan {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let manifest = format!(
+            "version: 1\nbottles: {{ dev: {{ image: \"{}\" }} }}\n",
+            self.shell.reference
+        );
+        let facts = HostFacts {
+            subnets: self.backend.facts().await.unwrap().subnets,
+            default_limits: Limits {
+                memory: Some(256 << 20),
+                milli_cpus: Some(1000),
+                pids: Some(64),
+                open_files: Some(256),
+            },
+            ..HostFacts::default()
+        };
+        let options = PrepareOptions {
+            backend: Some(BackendKind::Smolmachines),
+            topology: Some(topology),
+            command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            stdin: true,
+            tty,
+            slug: Some(format!("real-{}-{count}", std::process::id())),
+            bundle_image: self.bundle.reference.clone(),
+            ..PrepareOptions::default()
+        };
+        bottle_plan::prepare(
+            &bottle_plan::parse("bottle.yaml", &manifest).unwrap(),
+            "dev",
+            &facts,
+            &options,
+        )
+        .unwrap()
+    }
+
+    pub async fn launch(&self, topology: Topology, script: &str) -> Bottle {
+        let plan = self.plan(topology, false, script).await;
+        self.launch_plan(plan).await
+    }
+
+    pub async fn launch_plan(&self, plan: Plan) -> Bottle {
+        let mut options = LaunchOptions::new("real-test", self.directory.path().join("launcher"));
+        options.bundle_archive = Some((self.bundle.reference.clone(), self.bundle.archive.clone()));
+        options.guest_stdio = true;
+        options.ready_within = std::time::Duration::from_secs(60);
+        match launch(plan, Secrets::none(), self.backend.clone(), options).await {
+            Ok(bottle) => bottle,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What is left of bottles on this host.
+    pub async fn left(&self, slug: &str) -> Vec<String> {
+        let found = self
+            .backend
+            .inventory(bottle_plan::LABEL_SLUG, Some(slug))
+            .await
+            .unwrap();
+        let mut left: Vec<String> = found.into_iter().map(|resource| resource.name).collect();
+        left.extend(boot_processes(&self.settings.state.display().to_string()));
+        let shared = std::fs::read_dir(self.settings.state.join("shared"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        left.extend(shared.map(|entry| entry.path().display().to_string()));
+        left
+    }
+}
+
+/// Command lines of machines' processes that have this in them.
+pub fn boot_processes(with: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = entries.filter_map(|entry| {
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        (command.contains("_boot-vm") && command.contains(with)).then_some(command)
+    });
+    found.collect()
+}
+
+fn bundle() -> BuiltImage {
+    let parts = std::env::var_os("BOTTLE_PARTS_DIR").map(PathBuf::from);
+    let path = parts
+        .expect("BOTTLE_PARTS_DIR names the directory with bottle-bundle (`cargo xtask build` makes target/parts)")
+        .join("bottle-bundle");
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let file = ImageFile {
+        path: "/bottle-bundle",
+        mode: 0o755,
+        bytes: &bytes,
+    };
+    let settings = ImageSettings {
+        entrypoint: vec!["/bottle-bundle".to_owned()],
+        ..ImageSettings::default()
+    };
+    build_image("bottle-bundle", &[file], &settings).unwrap()
+}
+
+fn shell() -> BuiltImage {
+    let busybox = std::fs::read("/bin/busybox")
+        .or_else(|_| std::fs::read("/usr/bin/busybox"))
+        .expect("a static busybox at /bin/busybox (Debian: busybox-static)");
+    let programs = [
+        "busybox", "sh", "cat", "id", "ls", "wget", "nc", "mount", "sleep", "nslookup", "hostname", "stty",
+    ];
+    let paths = programs.map(|name| format!("bin/{name}"));
+    let mut files: Vec<ImageFile<'_>> = paths
+        .iter()
+        .map(|path| ImageFile {
+            path,
+            mode: 0o755,
+            bytes: &busybox,
+        })
+        .collect();
+    files.push(ImageFile {
+        path: "etc/passwd",
+        mode: 0o644,
+        bytes: b"root:x:0:0::/:/bin/sh\nnode:x:1000:1000::/:/bin/sh\n",
+    });
+    let settings = ImageSettings {
+        env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
+        ..ImageSettings::default()
+    };
+    build_image("bottle-test-machine", &files, &settings).unwrap()
+}
+
+pub fn shell_spec(script: &str) -> ExecSpec {
+    ExecSpec {
+        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    }
+}
+
+/// What comes out of a program when its input is this and then ends.
+pub async fn talk(streams: Streams, input: &[u8]) -> (Vec<u8>, String) {
+    let (mut stdin, mut stdout, mut stderr) = (streams.stdin, streams.stdout, streams.stderr);
+    let feed = async {
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (_, out_read, err_read) = tokio::join!(feed, stdout.read_to_end(&mut out), stderr.read_to_end(&mut err));
+    out_read.unwrap();
+    err_read.unwrap();
+    (out, String::from_utf8(err).unwrap())
+}
+
+/// Exit code, output and errors of a script in the guest.
+pub async fn run(bottle: &Bottle, script: &str) -> (i64, String, String) {
+    let Exec { streams, exit, .. } = bottle.exec(&shell_spec(script)).await.unwrap();
+    let (out, err) = talk(streams, b"").await;
+    (exit.await.unwrap(), String::from_utf8(out).unwrap(), err)
+}

@@ -1,0 +1,213 @@
+//! Bottles on the real smolvm. They need an engine, smolvm, a machine that it can boot guests on, root, and the parts of
+//! `cargo xtask build`; BOTTLE_TEST_SMOLVM=1 says that all of that is there.
+
+mod fixture;
+
+use bottle_launch::{SweepScope, sweep};
+use bottle_plan::{LABEL_OWNER_START, Topology};
+use fixture::{Site, run, shell_spec, talk};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_machine_is_confined_and_reaches_its_bundle_alone() {
+    let Some(site) = Site::new("a sealed machine").await else {
+        return;
+    };
+    let bottle = site.launch(Topology::Sealed, "cat; echo oops >&2; exit 7").await;
+    let slug = bottle.slug().to_owned();
+
+    let (code, status, _) = run(&bottle, "cat /proc/self/status").await;
+    assert_eq!(code, 0);
+    for line in [
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "Uid:\t1000\t1000\t1000\t1000",
+    ] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+    // The same of the main command's init.
+    let (_, status, _) = run(&bottle, "cat /proc/$(cat /run/bottle-guest.pid)/status").await;
+    for line in [
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "Uid:\t1000",
+    ] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+
+    let script = "ls /sys/class/net; mount -t tmpfs x /tmp && echo mounted; echo x > /x && echo written; \
+                  echo x > /tmp/x && echo scratch; hostname; cat /etc/resolv.conf; cat /run/bottle/ca.pem; ulimit -n";
+    let (_, out, err) = run(&bottle, script).await;
+    assert!(!out.contains("eth0"), "{out}");
+    assert!(!out.contains("mounted") && !out.contains("written"), "{out}");
+    for words in [
+        "scratch",
+        "\ndev\n",
+        "nameserver 127.0.0.1\n",
+        "BEGIN CERTIFICATE",
+        "\n256\n",
+    ] {
+        assert!(out.contains(words), "{words} is not in {out}; {err}");
+    }
+
+    // The proxy answers, by a decision of its own; nothing else does.
+    let (code, _, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
+    assert!(code != 0 && err.contains("403"), "{err}");
+    let direct = "unset http_proxy HTTP_PROXY; wget -T 5 -O - http://10.0.2.2/";
+    let (code, _, err) = run(&bottle, direct).await;
+    assert!(code != 0 && err.contains("nreachable"), "{err}");
+
+    let (out, err) = talk(bottle.guest_streams().unwrap(), b"hello").await;
+    assert_eq!((out.as_slice(), err.as_str()), (&b"hello"[..], "oops\n"));
+    assert_eq!(bottle.wait_guest().await, Ok(7));
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(site.left(&slug).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_in_a_machine_have_their_input_status_and_files() {
+    let Some(site) = Site::new("exit codes, input, files, signals").await else {
+        return;
+    };
+    let bottle = site.launch(Topology::Sealed, "exec sleep 600").await;
+    assert_eq!(run(&bottle, "exit 42").await.0, 42);
+    assert_eq!(run(&bottle, "kill -9 $$").await.0, 137);
+    assert_eq!(run(&bottle, "exit 1").await.0, 1);
+    let mut missing = shell_spec("");
+    missing.command = vec!["/nonexistent".to_owned()];
+    let exec = bottle.exec(&missing).await.unwrap();
+    talk(exec.streams, b"").await;
+    assert_eq!(exec.exit.await, Ok(127));
+
+    let bytes: Vec<u8> = (0..200_000u32).map(|number| (number * 7 % 251) as u8).collect();
+    let exec = bottle.exec(&shell_spec("cat")).await.unwrap();
+    let (out, _) = talk(exec.streams, &bytes).await;
+    assert!(out == bytes, "{} bytes came back", out.len());
+    assert_eq!(exec.exit.await, Ok(0));
+
+    let mut spec = shell_spec("id; echo $A; pwd");
+    spec.env.insert("A".to_owned(), "b c".to_owned());
+    spec.user = Some("65534:65534".to_owned());
+    spec.workdir = Some("/tmp".to_owned());
+    let exec = bottle.exec(&spec).await.unwrap();
+    let (out, _) = talk(exec.streams, b"").await;
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("uid=65534") && out.contains("\nb c\n/tmp\n"), "{out}");
+
+    bottle.signal_guest("TERM").await.unwrap();
+    assert_eq!(bottle.wait_guest().await, Ok(143));
+    assert!(bottle.close().await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_its_size() {
+    let Some(site) = Site::new("a terminal").await else {
+        return;
+    };
+    let plan = site
+        .plan(Topology::Sealed, true, "read -r line; stty size; exit 5")
+        .await;
+    let bottle = site.launch_plan(plan).await;
+    let streams = bottle.guest_streams().unwrap();
+    let id = bottle.id(bottle_backend::Role::Guest).to_owned();
+    bottle
+        .backend()
+        .resize(bottle_backend::Role::Guest, &id, None, 101, 33)
+        .await
+        .unwrap();
+    let (mut stdin, mut stdout) = (streams.stdin, streams.stdout);
+    stdin.write_all(b"go\r").await.unwrap();
+    let mut seen = Vec::new();
+    let mut part = [0; 512];
+    // The end of a terminal is an error of its reader.
+    while let Ok(count @ 1..) = stdout.read(&mut part).await {
+        seen.extend_from_slice(&part[..count]);
+    }
+    assert_eq!(bottle.wait_guest().await, Ok(5));
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert!(seen.contains("33 101"), "{seen}");
+    assert!(bottle.close().await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_routed_machine_reaches_one_port_of_one_address() {
+    let Some(site) = Site::new("a routed machine").await else {
+        return;
+    };
+    let bottle = site.launch(Topology::Routed, "exec sleep 600").await;
+    let slug = bottle.slug().to_owned();
+    let bundle = bottle.subnets()[&format!("bottle-{slug}-inner")].replace("0/24", "2");
+    let gateway = bottle.subnets()[&format!("bottle-{slug}-inner")].replace("0/24", "1");
+    let (code, _, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
+    assert!(code != 0 && err.contains("403"), "{err}");
+    // A gateway completes every handshake by itself, so only what comes back counts.
+    let listener = tokio::net::TcpListener::bind((gateway.as_str(), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.write_all(b"PAYLOAD\n").await;
+        }
+    });
+    let (mut control, mut said) = (
+        tokio::net::TcpStream::connect((gateway.as_str(), port)).await.unwrap(),
+        [0; 7],
+    );
+    control.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"PAYLOAD");
+    for place in [
+        format!("{gateway} {port}"),
+        format!("100.96.0.1 {port}"),
+        format!("{bundle} 9099"),
+    ] {
+        let (_, out, _) = run(&bottle, &format!("nc -w 5 {place} </dev/null")).await;
+        assert_eq!(out, "", "{place} answered");
+    }
+    let (code, out, _) = run(&bottle, "nslookup example.test 8.8.8.8").await;
+    assert!(code != 0 && !out.contains("Name:"), "{out}");
+    serve.abort();
+
+    let table = format!("bottle_{}_guest", slug.replace('-', "_"));
+    let rules = || {
+        let output = std::process::Command::new("/usr/sbin/nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(rules().contains(&table), "{}", rules());
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    assert!(!rules().contains(&table), "{}", rules());
+    assert_eq!(site.left(&slug).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_launcher_left_is_swept() {
+    let Some(site) = Site::new("leftovers").await else {
+        return;
+    };
+    let bottle = site.launch(Topology::Sealed, "exec sleep 600").await;
+    let slug = bottle.slug().to_owned();
+    // Its owner dies, as far as the journal knows: the machine and its directory are the backend's to find.
+    for entry in std::fs::read_dir(site.settings.state.join("journal")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut entry: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let start: u64 = entry["labels"][LABEL_OWNER_START].as_str().unwrap().parse().unwrap();
+        entry["labels"][LABEL_OWNER_START] = (start + 1).to_string().into();
+        std::fs::write(&path, entry.to_string()).unwrap();
+    }
+    let swept = sweep(&*site.backend, &SweepScope::default()).await.unwrap();
+    assert!(swept.failed.is_empty(), "{swept:?}");
+    assert_eq!(swept.removed.len(), 2, "{swept:?}");
+    assert_eq!(
+        fixture::boot_processes(&site.settings.state.display().to_string()),
+        Vec::<String>::new()
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(site.left(&slug).await, Vec::<String>::new());
+}
