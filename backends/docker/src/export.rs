@@ -90,7 +90,7 @@ impl Docker {
         let name = format!("export {id}");
         let mut archive = std::pin::pin!(self.client.export_container(id));
         loop {
-            let next = async { Ok(archive.next().await.transpose()?) };
+            let next = async { archive.next().await.transpose() };
             let Some(piece) = call(&*name, BULK, next).await? else {
                 return Ok(());
             };

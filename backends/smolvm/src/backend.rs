@@ -116,7 +116,7 @@ impl Backend for Smolvm {
         Box::pin(async move {
             let Some((_, name)) = of_id(id) else {
                 let mut seen = self.inner.observe(role, id).await?;
-                seen.applied = self.maker.shared.from_engine(seen.applied);
+                seen.applied = self.maker.shared.as_planned(seen.applied);
                 return Ok(seen);
             };
             match self.machine(id) {

@@ -56,7 +56,7 @@ impl Inside {
         env.extend(image.env.clone());
         env.extend(plan.env.clone());
         Ok(Self {
-            init: [&[program.clone()], &options[..options.len() - 1]].concat(),
+            init: [std::slice::from_ref(program), &options[..options.len() - 1]].concat(),
             command: plan.command.clone(),
             confine: confinement(plan),
             whole_machine: of_the_machine(plan),

@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// What an engine applied, in the plan's terms.
-    pub(crate) fn from_engine(&self, mut applied: ContainerPlan) -> ContainerPlan {
+    pub(crate) fn as_planned(&self, mut applied: ContainerPlan) -> ContainerPlan {
         for mount in &mut applied.mounts {
             if let MountSource::Bind(path) = &mount.source
                 && let Ok(name) = Path::new(path).strip_prefix(&self.directory)
