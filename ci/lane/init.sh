@@ -36,9 +36,18 @@ ip route add default via 10.0.2.2
 tar -xf /dev/vdb -C / --no-same-owner --no-overwrite-dir --keep-directory-symlink || say "no second disk"
 
 dockerd >/var/log/dockerd.log 2>&1 &
+engine=$!
 mkdir -p /run/sshd
 /usr/sbin/sshd -o HostKey=/etc/ssh/lane_host_key -o UseDNS=no -o PermitRootLogin=prohibit-password
-say ready
+until docker version >/dev/null 2>&1; do
+    if ! kill -0 "$engine" 2>/dev/null; then
+        tail -n 20 /var/log/dockerd.log
+        say "failed: the engine ended"
+        break
+    fi
+    sleep 0.5
+done
+kill -0 "$engine" 2>/dev/null && say ready
 
 # Process 1 reaps whatever is left to it.
 while :; do wait -n 2>/dev/null || sleep 1; done

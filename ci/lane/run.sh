@@ -4,15 +4,6 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 mkdir -p /var/lib/lane/out
 cd /var/lib/lane/out || exit 1
-for _ in $(seq 300); do
-    docker version >/dev/null 2>&1 && break
-    sleep 0.5
-done
-if ! docker version >/dev/null 2>&1; then
-    echo "lane: the engine does not answer; its log ends with:" >&2
-    tail -n 20 /var/log/dockerd.log >&2
-    exit 1
-fi
 bash /etc/lane/command
 code=$?
 sync

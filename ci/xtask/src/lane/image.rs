@@ -89,6 +89,8 @@ fn debian(cache: &Path, privilege: &Privilege) -> anyhow::Result<PathBuf> {
     run(privilege
         .command("mmdebstrap")
         .args(["--quiet", "--variant=minbase", "--mode=root", "--format=tar"])
+        // Nothing of the tree has to survive a crash before it is packed.
+        .arg("--dpkgopt=force-unsafe-io")
         .arg(format!("--include={}", recipe::packages().join(",")))
         .arg(recipe::SUITE)
         .arg(&new)

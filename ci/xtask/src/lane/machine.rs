@@ -14,8 +14,11 @@ use crate::process::say;
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// What the machine writes when its shell may be used.
+/// What the machine writes when its engine answers and its shell may be used.
 const READY: &str = "lane: ready";
+
+/// What it writes when it never will be.
+const FAILED: &str = "lane: failed";
 
 /// How long a machine that powers itself off may take.
 const OFF: Duration = Duration::from_secs(30);
@@ -91,9 +94,14 @@ impl Machine {
         Ok(self.grown.elapsed())
     }
 
-    /// Whether the machine said that its shell may be used.
+    /// Whether the machine said that its engine answers and its shell may be used.
     pub fn ready(&self) -> bool {
         self.text.contains(READY)
+    }
+
+    /// Whether the machine said that it cannot be used.
+    pub fn failed(&self) -> bool {
+        self.text.contains(FAILED)
     }
 
     /// Waits for a machine that powers itself off; ends it when it does not.

@@ -17,7 +17,7 @@ use super::smolvm::fresh;
 use super::watch::{Limits, Phase, Seen, Watch, decide};
 use crate::process::say;
 
-/// From QEMU's start to the machine's shell: a quarter of a minute on a quiet machine.
+/// From QEMU's start to an engine that answers and a shell: less than half a minute on a quiet machine.
 const BOOT: Duration = Duration::from_secs(300);
 
 /// The machine writes to its console every 5 seconds of its own time.
@@ -92,6 +92,11 @@ fn drive(
         command: Duration::from_secs(run.arguments.timeout),
     };
     while !machine.ready() {
+        if machine.failed() {
+            return Ok(Outcome::Broken(
+                "its engine did not start; the console has the end of its log".to_owned(),
+            ));
+        }
         if let Watch::Broken(why) = look(machine, Phase::Boot(begun.elapsed()), limits)? {
             return Ok(Outcome::Broken(why.to_owned()));
         }
