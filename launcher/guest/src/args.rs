@@ -5,8 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::copy::Copy;
+
 /// How to call the program.
-pub const USAGE: &str = "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--lease SOCKET] [--workdir DIRECTORY] \
+pub const USAGE: &str = "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--copy[-shared] SOURCE=TARGET]... [--lease SOCKET] \
+                         [--workdir DIRECTORY] \
                          -- COMMAND [ARGUMENT]...";
 
 /// What the command line asked for.
@@ -14,6 +17,8 @@ pub const USAGE: &str = "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... 
 pub struct Args {
     /// Loopback listeners with the UNIX socket that each leads to.
     pub forwards: Vec<Forward>,
+    /// What to copy before the command starts.
+    pub copies: Vec<Copy>,
     /// Socket of the bundle whose end is the guest's end.
     pub lease: Option<PathBuf>,
     /// Directory to run the command in.
@@ -40,6 +45,8 @@ pub enum ArgsError {
     Unknown(OsString),
     /// A forward that is not `ADDRESS:PORT=SOCKET`.
     Forward(OsString),
+    /// A copy that is not `SOURCE=TARGET`.
+    Copy(OsString),
     /// A forward that would listen where a neighbour can reach it.
     NotLoopback(SocketAddr),
     /// No command after `--`.
@@ -52,6 +59,7 @@ impl Args {
         let mut args = args.into_iter();
         let mut parsed = Self {
             forwards: Vec::new(),
+            copies: Vec::new(),
             lease: None,
             workdir: None,
             command: Vec::new(),
@@ -61,6 +69,11 @@ impl Args {
                 Some("--forward") => {
                     let value = args.next().ok_or(ArgsError::MissingValue("--forward"))?;
                     parsed.forwards.push(parse_forward(&value)?);
+                }
+                Some(flag @ ("--copy" | "--copy-shared")) => {
+                    let shared = flag == "--copy-shared";
+                    let value = args.next().ok_or(ArgsError::MissingValue("--copy"))?;
+                    parsed.copies.push(parse_copy(&value, shared)?);
                 }
                 Some("--lease") => parsed.lease = Some(args.next().ok_or(ArgsError::MissingValue("--lease"))?.into()),
                 Some("--workdir") => {
@@ -97,12 +110,25 @@ fn parse_forward(value: &OsStr) -> Result<Forward, ArgsError> {
     })
 }
 
+fn parse_copy(value: &OsStr, shared: bool) -> Result<Copy, ArgsError> {
+    let parts = value.to_str().and_then(|text| text.split_once('='));
+    match parts {
+        Some((source, target)) if source.starts_with('/') && target.starts_with('/') => Ok(Copy {
+            source: source.into(),
+            target: target.into(),
+            shared,
+        }),
+        _ => Err(ArgsError::Copy(value.to_owned())),
+    }
+}
+
 impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingValue(option) => write!(f, "{option} needs a value, found the end of the command line"),
             Self::Unknown(arg) => write!(f, "expected an option or `--`, found {arg:?}"),
             Self::Forward(value) => write!(f, "--forward expects ADDRESS:PORT=/PATH/OF/SOCKET, found {value:?}"),
+            Self::Copy(value) => write!(f, "--copy expects /SOURCE=/TARGET, found {value:?}"),
             Self::NotLoopback(listen) => write!(f, "--forward listens on loopback addresses only, found {listen}"),
             Self::NoCommand => write!(f, "expected `--` and a command, found the end of the command line"),
         }
@@ -122,7 +148,7 @@ mod tests {
     #[test]
     fn everything_is_read() {
         let args =
-            parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --workdir /w -- sh -c --")
+            parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --copy /a=/b=c --workdir /w -- sh -c --")
                 .unwrap();
         assert_eq!(args.forwards.len(), 2);
         assert_eq!(
@@ -131,6 +157,14 @@ mod tests {
                 listen: "127.0.0.1:8888".parse().unwrap(),
                 socket: "/run/p.sock".into()
             }
+        );
+        assert_eq!(
+            args.copies,
+            [Copy {
+                source: "/a".into(),
+                target: "/b=c".into(),
+                shared: false,
+            }]
         );
         assert_eq!(args.lease, Some("/l".into()));
         assert_eq!(args.workdir, Some("/w".into()));
@@ -143,6 +177,8 @@ mod tests {
     #[case("--lease", ArgsError::MissingValue("--lease"))]
     #[case("sh", ArgsError::Unknown("sh".into()))]
     #[case("--forward 127.0.0.1=/x -- sh", ArgsError::Forward("127.0.0.1=/x".into()))]
+    #[case("--copy a=/b -- sh", ArgsError::Copy("a=/b".into()))]
+    #[case("--copy /a -- sh", ArgsError::Copy("/a".into()))]
     #[case("--forward 127.0.0.1:1=x -- sh", ArgsError::Forward("127.0.0.1:1=x".into()))]
     #[case("--forward 0.0.0.0:1=/x -- sh", ArgsError::NotLoopback("0.0.0.0:1".parse().unwrap()))]
     #[case("--forward [::]:1=/x -- sh", ArgsError::NotLoopback("[::]:1".parse().unwrap()))]

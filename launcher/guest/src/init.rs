@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SI
 use signal_hook::iterator::Signals;
 
 use crate::args::Args;
+use crate::copy;
 use crate::descent;
 use crate::forward::{BindError, Forwarder};
 
@@ -30,6 +31,8 @@ pub static LEASE_ENDED: AtomicBool = AtomicBool::new(false);
 pub enum InitError {
     /// The working directory cannot be entered.
     Workdir(PathBuf, io::Error),
+    /// A file that the launcher provides.
+    Copy(PathBuf, io::Error),
     /// A forwarder or the lease.
     Forward(BindError),
     /// `no_new_privs`, the reaper's role or signal handling.
@@ -55,6 +58,9 @@ pub fn run(args: Args) -> Result<u8, InitError> {
         .start()
         .map_err(|error| InitError::Process("start the forwarding thread", error))?;
 
+    for copy in &args.copies {
+        copy::copy(copy).map_err(|(path, error)| InitError::Copy(path, error))?;
+    }
     let command = match spawn(&args.command) {
         Ok(command) => command,
         Err(error) => {
@@ -117,6 +123,7 @@ impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workdir(dir, error) => write!(f, "cannot enter the working directory {}: {error}", dir.display()),
+            Self::Copy(path, error) => write!(f, "cannot provide the agent's files: {}: {error}", path.display()),
             Self::Forward(error) => error.fmt(f),
             Self::Process(what, error) => write!(f, "cannot {what}: {error}"),
         }

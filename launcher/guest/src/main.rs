@@ -5,7 +5,10 @@
 //! `no_new_privs` is set, or the program exits with status 125 and the agent never runs. It then stays process 1: it
 //! passes signals on, reaps orphans and exits with the agent's status.
 
+mod archive;
 mod args;
+mod check;
+mod copy;
 mod descent;
 mod edge;
 mod forward;
@@ -20,6 +23,15 @@ const CANNOT_PREPARE: u8 = 125;
 fn main() -> ExitCode {
     // Before anything else opens a descriptor: from here on everything is ours and close-on-exec.
     edge::close_inherited();
+    // Helpers of the launcher's, run in a guest that is prepared already.
+    let mut words = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned());
+    match words.next().as_deref() {
+        Some("--check") => return check::main(words),
+        Some(what @ ("--pack" | "--unpack" | "--unpack-file")) => return archive::main(what, words.next()),
+        _ => {}
+    }
     let args = match args::Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {
