@@ -246,7 +246,13 @@ impl Target<'_> {
             cases,
             parallel: batch.parallel,
         };
-        let run = attempt(self.fixture.place(), &list, &fresh_nonce(), limit.min(Duration::from_secs(240))).await;
+        let run = attempt(
+            self.fixture.place(),
+            &list,
+            &fresh_nonce(),
+            limit.min(Duration::from_secs(240)),
+        )
+        .await;
         Ok((list.cases, run))
     }
 

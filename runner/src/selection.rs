@@ -205,7 +205,11 @@ pub fn leaks_of(cells: &[CaseCell]) -> Vec<Leak> {
     Leak::ALL
         .iter()
         .copied()
-        .filter(|leak| cells.iter().any(|cell| is_control(&cell.case.spec, *leak, cell.backend)))
+        .filter(|leak| {
+            cells
+                .iter()
+                .any(|cell| is_control(&cell.case.spec, *leak, cell.backend))
+        })
         .collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bottle_backend::{
     Backend, BackendError, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Labels, NetworkMade, Observed,
-    Resource, Role, Streams,
+    Output, Resource, Role, Streams,
 };
 use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, VolumePlan};
 use bytes::Bytes;
@@ -97,6 +97,10 @@ impl Backend for Docker {
         archive: Bytes,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(self.put_archive(id, directory, archive))
+    }
+
+    fn get<'a>(&'a self, _: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>> {
+        Box::pin(self.get_archive(id, path))
     }
 
     fn wait<'a>(&'a self, _: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>> {

@@ -7,15 +7,17 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions};
 use bollard::models::{ContainerStateStatusEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, ImportImageOptions, InspectContainerOptions, KillContainerOptions,
-    ResizeContainerTTYOptions, StartContainerOptions, UploadToContainerOptions, WaitContainerOptions,
+    CreateContainerOptions, DownloadFromContainerOptions, ImportImageOptions, InspectContainerOptions,
+    KillContainerOptions, ResizeContainerTTYOptions, StartContainerOptions, UploadToContainerOptions,
+    WaitContainerOptions,
 };
 use bottle_backend::{
-    BackendError, BackendErrorKind, Exec, ExecSpec, Labels, Observed, Resource, ResourceKind, Streams,
+    BackendError, BackendErrorKind, Exec, ExecSpec, Labels, Observed, Output, Resource, ResourceKind, Streams,
 };
 use bottle_plan::{ContainerPlan, NetworkMode};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
 use crate::Docker;
@@ -227,6 +229,40 @@ impl Docker {
             .client
             .upload_to_container(id, Some(options), bollard::body_full(archive));
         call(format!("put into {directory} of {id}"), BULK, upload).await
+    }
+
+    /// The time limit is for the first part of the answer: an archive may be long.
+    pub(crate) async fn get_archive(&self, id: &str, path: &str) -> Result<Output, BackendError> {
+        let name = format!("get {path} of {id}");
+        let (client, id) = (self.client.clone(), id.to_owned());
+        let options = DownloadFromContainerOptions { path: path.to_owned() };
+        let (mut to, from) = tokio::io::duplex(256 * 1024);
+        let (sender, first) = oneshot::channel();
+        tokio::spawn(async move {
+            let mut parts = std::pin::pin!(client.download_from_container(&id, Some(options)));
+            let part = match parts.next().await.transpose() {
+                Err(error) => {
+                    let _ = sender.send(Err(error));
+                    return;
+                }
+                Ok(part) => part,
+            };
+            // Who asked may have given up; the first write fails then.
+            let _ = sender.send(Ok(()));
+            let mut next = part;
+            while let Some(part) = next {
+                if to.write_all(&part).await.is_err() {
+                    return;
+                }
+                // An archive that is cut has no end, which its reader notices.
+                next = parts.next().await.and_then(Result::ok);
+            }
+        });
+        let lost = |_| Error::IOError {
+            err: std::io::Error::other("the answer was given up"),
+        };
+        call(name, BULK, async { first.await.map_err(lost)? }).await?;
+        Ok(Box::pin(from))
     }
 
     /// No time limit: a container may run for days.

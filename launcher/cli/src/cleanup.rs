@@ -3,13 +3,18 @@
 use bottle_backend::ResourceKind;
 use bottle_launch::{SweepReport, SweepScope, sweep};
 
+use crate::args::CleanupArgs;
 use crate::backend;
 use crate::failure::Failure;
 use crate::host::state_dir;
+use crate::kept::{self, Kept};
 use crate::plan::print;
 
 /// Removes what dead launchers left and says what it was.
-pub async fn cleanup() -> Result<u8, Failure> {
+pub async fn cleanup(args: &CleanupArgs) -> Result<u8, Failure> {
+    if let Some(name) = &args.kept {
+        return forget(name);
+    }
     let backend = backend::with_remains().await?;
     let scope = SweepScope {
         state_dir: Some(state_dir()),
@@ -22,6 +27,33 @@ pub async fn cleanup() -> Result<u8, Failure> {
     }
     let failed = report.failed.iter().map(|(what, problem)| format!("{what}: {problem}"));
     Err(Failure::LeftBehind(failed.collect()))
+}
+
+/// Drops kept work.
+fn forget(name: &str) -> Result<u8, Failure> {
+    let known = kept::all();
+    let dropped: Vec<Kept> = if name.is_empty() {
+        known
+    } else {
+        match kept::find(name) {
+            Some(kept) => vec![kept],
+            None => {
+                return Err(Failure::NothingKept {
+                    name: name.to_owned(),
+                    known: known.into_iter().map(|kept| kept.slug).collect(),
+                });
+            }
+        }
+    };
+    let mut lines = String::new();
+    for kept in &dropped {
+        kept::forget(kept)?;
+        lines.push_str(&format!("dropped the work of {}\n", kept.slug));
+    }
+    if dropped.is_empty() {
+        lines.push_str("no work is kept\n");
+    }
+    print(&lines)
 }
 
 fn told(report: &SweepReport) -> String {

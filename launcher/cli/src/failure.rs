@@ -9,6 +9,8 @@ use bottle_plan::{ManifestError, Place, PlanError};
 
 /// The command line or the manifest cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
+/// No such bottle runs, or several do (`EX_NOINPUT`).
+pub const EXIT_NO_BOTTLE: u8 = 66;
 /// No engine answers (`EX_UNAVAILABLE`).
 pub const EXIT_NO_ENGINE: u8 = 69;
 /// The launch failed, or something inside went wrong (`EX_SOFTWARE`).
@@ -52,6 +54,20 @@ pub enum Failure {
         /// The line in question, when the fault is in the manifest.
         excerpt: Excerpt,
     },
+    /// The command line cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// A skill of the agent cannot be given to it.
+    #[error("skill `{name}`: {problem}")]
+    Skill {
+        /// Which.
+        name: String,
+        /// Why.
+        problem: String,
+    },
+    /// Tokens of the manifest's routes have no value here.
+    #[error("no value was found for {}: set the environment variable(s) of that name, whose values are added to requests outside the bottle", .0.join(", "))]
+    TokensMissing(Vec<String>),
     /// A value of the environment was not understood.
     #[error("environment variable {name}: expected {expected}, found `{found}`")]
     Environment {
@@ -62,6 +78,33 @@ pub enum Failure {
         /// What does.
         found: String,
     },
+    /// No bottle of that name runs.
+    #[error("{}", no_such(.name.as_deref(), .running))]
+    NoSuchBottle {
+        /// What was asked for.
+        name: Option<String>,
+        /// Slugs of those that run.
+        running: Vec<String>,
+    },
+    /// A name means several bottles.
+    #[error("several bottles are meant: {}; name one", .0.join(", "))]
+    SeveralBottles(Vec<String>),
+    /// No work is kept under that name.
+    #[error("no work is kept of a bottle `{name}`{}", kept_are(.known))]
+    NothingKept {
+        /// What was asked for.
+        name: String,
+        /// Slugs of what is kept.
+        known: Vec<String>,
+    },
+    /// What a resumed bottle may do is not what it could.
+    #[error(
+        "{0}: the manifest allows other things than it did: `bottle plan` shows what, --accept-changes goes on with them"
+    )]
+    PolicyChanged(String),
+    /// Files could not be copied.
+    #[error("copying: {0}")]
+    Copy(String),
     /// This program was built without the bundle.
     #[error("this `bottle` was built without the bundle that it launches: build it with `cargo xtask build`")]
     NoBundle,
@@ -91,9 +134,14 @@ impl Failure {
     /// The exit code that tells it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreadable { .. } | Self::Manifest { .. } | Self::Plan { .. } | Self::Environment { .. } => {
-                EXIT_USAGE
-            }
+            Self::Unreadable { .. }
+            | Self::Manifest { .. }
+            | Self::Plan { .. }
+            | Self::Environment { .. }
+            | Self::Usage(_)
+            | Self::PolicyChanged(_)
+            | Self::Skill { .. }
+            | Self::TokensMissing(_) => EXIT_USAGE,
             Self::Engine(error) => engine_code(error),
             Self::Launch(error) => match &error.failure {
                 LaunchFailure::Cancelled => EXIT_INTERRUPTED,
@@ -101,7 +149,10 @@ impl Failure {
                 LaunchFailure::Backend { source, .. } => engine_code(source),
                 _ => EXIT_FAILURE,
             },
-            Self::NoBundle | Self::System { .. } | Self::BundleEnded(_) | Self::LeftBehind(_) => EXIT_FAILURE,
+            Self::NoSuchBottle { .. } | Self::SeveralBottles(_) | Self::NothingKept { .. } => EXIT_NO_BOTTLE,
+            Self::Copy(_) | Self::NoBundle | Self::System { .. } | Self::BundleEnded(_) | Self::LeftBehind(_) => {
+                EXIT_FAILURE
+            }
         }
     }
 
@@ -116,6 +167,22 @@ fn engine_code(error: &BackendError) -> u8 {
         EXIT_NO_ENGINE
     } else {
         EXIT_FAILURE
+    }
+}
+
+fn kept_are(known: &[String]) -> String {
+    if known.is_empty() {
+        "; none is kept at all".to_owned()
+    } else {
+        format!("; it is of these: {}", known.join(", "))
+    }
+}
+
+fn no_such(name: Option<&str>, running: &[String]) -> String {
+    match (name, running) {
+        (None, _) => "no bottle runs here".to_owned(),
+        (Some(name), []) => format!("no bottle `{name}` runs here; none does"),
+        (Some(name), running) => format!("no bottle `{name}` runs here; these do: {}", running.join(", ")),
     }
 }
 

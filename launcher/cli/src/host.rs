@@ -8,12 +8,20 @@ use bottle_plan::{BackendKind, HostFacts, Limits, Manifest, PrepareOptions};
 use crate::args::Chosen;
 use crate::failure::{Excerpt, Failure};
 
+/// Which agent and which bottle are meant.
+pub struct Choice {
+    /// Agent.
+    pub agent: Option<String>,
+    /// Bottle.
+    pub bottle: String,
+}
+
 /// A manifest with its text, for excerpts.
 pub struct Loaded {
     /// The manifest.
     pub manifest: Manifest,
     text: String,
-    directory: PathBuf,
+    path: PathBuf,
 }
 
 impl Loaded {
@@ -31,7 +39,52 @@ impl Loaded {
         Ok(Self {
             manifest,
             text,
-            directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which agent and which bottle are meant.
+    pub fn choose(&self, chosen: &Chosen) -> Result<Choice, Failure> {
+        let document = self.manifest.document();
+        let agent = match (&chosen.agent, &chosen.bottle) {
+            (Some(agent), _) => Some(agent),
+            (None, Some(_)) => None,
+            (None, None) if document.agents.len() == 1 => document.agents.keys().next(),
+            (None, None) => None,
+        };
+        let of_agent = agent.map(|name| self.manifest.agent(name)).transpose();
+        let of_agent = of_agent.map_err(|error| Failure::Manifest {
+            excerpt: Excerpt::of(&self.text, Some(&error.place)),
+            error,
+        })?;
+        let only = || {
+            let is_alone = document.agents.is_empty() && document.bottles.len() == 1;
+            document.bottles.keys().next().filter(|_| is_alone)
+        };
+        let bottle = chosen
+            .bottle
+            .as_ref()
+            .or(of_agent.map(|agent| &agent.bottle))
+            .or_else(only);
+        let Some(bottle) = bottle else {
+            let listed = |names: Vec<&String>| {
+                let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+                names.join(", ")
+            };
+            return Err(Failure::Usage(format!(
+                "expected the name of an agent ({}) or --bottle with the name of a bottle ({}), found neither",
+                listed(document.agents.keys().collect()),
+                listed(document.bottles.keys().collect())
+            )));
+        };
+        Ok(Choice {
+            agent: agent.cloned(),
+            bottle: bottle.clone(),
         })
     }
 
@@ -64,6 +117,10 @@ impl Loaded {
             })?;
             ca_files.insert(written.clone(), content);
         }
+        let workspace = self.manifest.workspace(bottle).and_then(|written| {
+            let path = std::fs::canonicalize(self.resolve(written, &home)).ok()?;
+            path.is_dir().then(|| path.to_str().map(str::to_owned))?
+        });
         Ok(HostFacts {
             subnets: Vec::new(),
             home,
@@ -71,20 +128,22 @@ impl Loaded {
             gid: rustix::process::getgid().as_raw(),
             default_limits: Limits::default(),
             ca_files,
+            workspace,
             slug_entropy,
         })
     }
 
     /// Paths of a manifest are meant from its own directory, or from the home directory after `~/`.
-    fn resolve(&self, written: &str, home: &str) -> PathBuf {
+    pub fn resolve(&self, written: &str, home: &str) -> PathBuf {
         match written.strip_prefix("~/") {
             Some(rest) => Path::new(home).join(rest),
-            None => self.directory.join(written),
+            None => self.path.parent().unwrap_or(Path::new("")).join(written),
         }
     }
 }
 
-fn home() -> String {
+/// The operator's home directory.
+pub fn home() -> String {
     std::env::var("HOME")
         .ok()
         .filter(|home| !home.is_empty())
@@ -92,7 +151,7 @@ fn home() -> String {
 }
 
 /// What was said about the bottle on the command line and in the environment.
-pub fn options(chosen: &Chosen, command: &[String]) -> Result<PrepareOptions, Failure> {
+pub fn options(chosen: &Chosen, choice: &Choice, command: &[String]) -> Result<PrepareOptions, Failure> {
     let backend = match (chosen.backend, std::env::var("BOTTLE_BACKEND").ok().as_deref()) {
         (Some(name), _) => Some(name.into()),
         (None, None | Some("")) => None,
@@ -109,6 +168,8 @@ pub fn options(chosen: &Chosen, command: &[String]) -> Result<PrepareOptions, Fa
     Ok(PrepareOptions {
         backend,
         topology: chosen.topology.map(Into::into),
+        system_trust: true,
+        agent: choice.agent.clone(),
         command: command.to_vec(),
         ..PrepareOptions::default()
     })

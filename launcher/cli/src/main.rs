@@ -4,15 +4,32 @@
 //! guest's, and turns outcomes into exit codes.
 
 mod args;
+mod attach;
 mod backend;
+mod blocked;
 mod cleanup;
+mod copying;
+mod diff;
+mod doctor;
+mod exec;
 mod failure;
 mod host;
+mod init;
+mod journal;
+mod kept;
 mod leave;
+mod live;
+mod logs;
+mod pages;
 mod parts;
 mod plan;
+mod preflight;
 mod progress;
+mod provided;
+mod ps;
 mod run;
+mod sizes;
+mod stop;
 mod streams;
 mod terminal;
 
@@ -65,8 +82,21 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
     match &cli.command {
         Command::Run(run) => run::run(run, cli.verbose).await,
         Command::Plan(plan) => plan::show(plan).await,
+        Command::Resume(resume) => run::resume(resume, cli.verbose).await,
+        Command::Attach(attach) => attach::attach(attach).await,
+        Command::Cp(cp) => copying::cp(cp).await,
+        Command::Diff(diff) => diff::diff(diff).await,
+        Command::Ps(ps) => ps::ps(ps).await,
+        Command::Exec(exec) => exec::exec(exec).await,
+        Command::Logs(logs) => logs::logs(logs).await,
+        Command::Stop(stop) => stop::stop(stop).await,
+        Command::Ca(ca) => ps::ca(ca).await,
+        Command::Init(init) => init::init(init),
+        Command::Completions(completions) => pages::completions(completions),
+        Command::Man(man) => pages::man(man),
+        Command::Doctor(doctor) => doctor::doctor(doctor).await,
         Command::Schema => plan::schema(),
-        Command::Cleanup => cleanup::cleanup().await,
+        Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
     }
 }
 

@@ -15,23 +15,24 @@ use crate::parts::bundle_image;
 /// Shows a plan. An engine is asked for the subnets in use when there is one.
 pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
     let loaded = Loaded::read(&args.chosen.manifest)?;
-    let command = if args.command.is_empty() {
+    let choice = loaded.choose(&args.chosen)?;
+    let command = if args.command.is_empty() && choice.agent.is_none() {
         vec!["sh".to_owned()]
     } else {
         args.command.clone()
     };
-    let mut options = options(&args.chosen, &command)?;
+    let mut options = options(&args.chosen, &choice, &command)?;
     options.bundle_image = match bundle_image() {
         Ok(image) => image.reference,
         Err(_) => "bottle-bundle:not-built".to_owned(),
     };
-    let mut facts = loaded.facts(&args.chosen.bottle)?;
-    let mut plan = loaded.prepare(&args.chosen.bottle, &facts, &options)?;
+    let mut facts = loaded.facts(&choice.bottle)?;
+    let mut plan = loaded.prepare(&choice.bottle, &facts, &options)?;
     if plan.topology == Topology::Routed {
         match subnets().await {
             Ok(subnets) => {
                 facts.subnets = subnets;
-                plan = loaded.prepare(&args.chosen.bottle, &facts, &options)?;
+                plan = loaded.prepare(&choice.bottle, &facts, &options)?;
             }
             Err(error) => say(&format!("the subnets in use are not known: {error}")),
         }
@@ -49,7 +50,8 @@ pub fn schema() -> Result<u8, Failure> {
     print(&json(&bottle_plan::schema())?)
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+/// JSON for programs.
+pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::system("writing JSON")(error.into()))?;
     Ok(text + "\n")
 }

@@ -1,22 +1,29 @@
 //! `bottle run`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bottle_backend::{Backend, Role};
 use bottle_docker::BuiltImage;
-use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
-use bottle_plan::Plan;
+use bottle_launch::{Bottle, LaunchOptions, Secrets, WorkspaceSource, launch, state_path};
+use bottle_plan::{Plan, PrepareOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use crate::args::RunArgs;
+use crate::args::{ResumeArgs, RunArgs};
 use crate::backend;
 use crate::failure::{EXIT_INTERRUPTED, Failure, say};
-use crate::host::{Loaded, options, state_dir};
+use crate::host::{Choice, Loaded, home, options, state_dir};
+use crate::journal::Journal;
+use crate::kept::{self, Kept};
 use crate::leave::{Orders, Remains};
+use crate::live::RUN_PREFIX;
 use crate::parts::bundle_image;
+use crate::preflight;
 use crate::progress::ProgressLine;
+use crate::provided::provided;
+use crate::sizes::follow_size;
 use crate::streams::{self, Joined};
 use crate::terminal::{self, RawMode};
 
@@ -32,17 +39,106 @@ const LEASE_LOST: u8 = 143;
 /// How much later than the guest the engine may tell us of the bundle's end.
 const NEWS_OF_THE_BUNDLE: Duration = Duration::from_secs(1);
 
+/// What is to be launched.
+pub struct Order {
+    /// Its manifest.
+    pub loaded: Loaded,
+    /// Which agent and bottle of it.
+    pub choice: Choice,
+    /// What the command line said.
+    pub options: PrepareOptions,
+    /// The smolvm program, when it was named.
+    pub smolvm: Option<PathBuf>,
+    /// Where a copied project comes from.
+    pub workspace: WorkspaceSource,
+    /// Launches without a question.
+    pub yes: bool,
+    /// The plan's [`policy_digest`](kept::policy_digest), when it must be a certain one.
+    pub policy: Option<String>,
+}
+
 /// Launches, runs, removes; the command's exit code.
 pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
+    let loaded = Loaded::read(&args.chosen.manifest)?;
+    let choice = loaded.choose(&args.chosen)?;
+    let options = options(&args.chosen, &choice, &args.command)?;
+    let order = Order {
+        loaded,
+        choice,
+        options,
+        smolvm: args.chosen.smolvm.clone(),
+        workspace: WorkspaceSource::Directory,
+        yes: args.yes,
+        policy: None,
+    };
+    launch_and_attend(order, verbose).await
+}
+
+/// Goes on with the work of a bottle that has ended.
+pub async fn resume(args: &ResumeArgs, verbose: bool) -> Result<u8, Failure> {
+    let Some(kept) = kept::find(&args.name) else {
+        let known: Vec<String> = kept::all().into_iter().map(|kept| kept.slug).collect();
+        return Err(Failure::NothingKept {
+            name: args.name.clone(),
+            known,
+        });
+    };
+    let loaded = Loaded::read(&kept.manifest)?;
+    let choice = Choice {
+        agent: kept.agent.clone(),
+        bottle: kept.bottle.clone(),
+    };
+    let command = if args.command.is_empty() {
+        &kept.command
+    } else {
+        &args.command
+    };
+    let options = PrepareOptions {
+        topology: Some(kept.topology),
+        slug: Some(kept.slug.clone()),
+        agent: kept.agent.clone(),
+        system_trust: true,
+        command: command.clone(),
+        ..PrepareOptions::default()
+    };
+    let order = Order {
+        loaded,
+        choice,
+        options,
+        smolvm: None,
+        workspace: WorkspaceSource::Archive(kept.archive()),
+        yes: args.yes,
+        policy: (!args.accept_changes).then_some(kept.policy),
+    };
+    launch_and_attend(order, verbose).await
+}
+
+async fn launch_and_attend(order: Order, verbose: bool) -> Result<u8, Failure> {
     let remains = Remains::default();
     let orders = Orders::listen(remains.clone())?;
-    let line = ProgressLine::start(verbose);
-    let (plan, backend, image) = planned(args).await?;
-    remains.set(objects(&plan));
+    let command = order.options.command.clone();
+    let (plan, backend, image) = planned(&order).await?;
     let secrets = Secrets::from_env(&plan.token_env);
-    let mut options = LaunchOptions::new(format!("run-{}", plan.slug), state_dir());
+    let missing = secrets.missing(&plan.token_env);
+    if !missing.is_empty() {
+        return Err(Failure::TokensMissing(missing));
+    }
+    let resolve = |written: &str| order.loaded.resolve(written, &home());
+    let provided = plan.agent.as_ref().map(|agent| provided(agent, resolve)).transpose()?;
+    if !preflight::agreed(&plan, order.yes, &orders).await? {
+        preflight::declined();
+        return Ok(EXIT_INTERRUPTED);
+    }
+    remains.set(objects(&plan));
+    let line = ProgressLine::start(verbose);
+    let note = Kept::of(&plan, order.loaded.path(), &command);
+    let mut options = LaunchOptions::new(format!("{RUN_PREFIX}{}", plan.slug), state_dir());
     options.bundle_archive = Some((image.reference, image.archive));
     options.progress = line.as_ref().map(ProgressLine::progress);
+    options.provided = provided.unwrap_or_default();
+    options.workspace = order.workspace;
+    let journal = Arc::new(Journal::new(&state_path(&state_dir(), &plan.slug)));
+    options.observer = Some(journal.clone());
     options.guest_stdio = true;
     options.cancel = Some(orders.cancel());
     let bottle = launch(plan, secrets, backend, options).await?;
@@ -50,11 +146,20 @@ pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
     remains.set(bottle.steps().iter().map(ToString::to_string).collect());
     let bottle = Arc::new(bottle);
     let outcome = attend(&bottle, &orders).await;
+    if let Some(note) = &note
+        && let Err(failure) = kept::keep(&bottle, note).await
+    {
+        say(&format!("the agent's work could not be kept: {failure}"));
+    }
     let report = bottle.close().await;
     for (step, problem) in report.errors() {
         say(&format!(
             "{step} is left behind: {problem}; `bottle cleanup` will try again"
         ));
+    }
+    let summary = journal.blocked().summary();
+    if !summary.is_empty() {
+        say(&summary);
     }
     outcome
 }
@@ -68,15 +173,23 @@ fn objects(plan: &Plan) -> Vec<String> {
 }
 
 /// Refuses what can be refused without an engine first, then asks it.
-async fn planned(args: &RunArgs) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), Failure> {
-    let loaded = Loaded::read(&args.chosen.manifest)?;
-    let bottle = &args.chosen.bottle;
-    let mut options = options(&args.chosen, &args.command)?;
+async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), Failure> {
+    let (loaded, bottle) = (&order.loaded, &order.choice.bottle);
+    let mut options = order.options.clone();
     options.stdin = true;
     options.tty = terminal::is_interactive();
     options.bundle_image = "bottle-bundle".to_owned();
     let mut facts = loaded.facts(bottle)?;
-    let kind = loaded.prepare(bottle, &facts, &options)?.backend;
+    let plan = loaded.prepare(bottle, &facts, &options)?;
+    if order
+        .policy
+        .as_ref()
+        .is_some_and(|policy| *policy != kept::policy_digest(&plan))
+    {
+        return Err(Failure::PolicyChanged(plan.slug));
+    }
+    preflight::somebody_can_answer(order.yes)?;
+    let kind = plan.backend;
     if options.tty
         && let Some(manifest) = loaded.manifest.bottle(bottle)
         && !manifest.env.contains_key("TERM")
@@ -85,7 +198,7 @@ async fn planned(args: &RunArgs) -> Result<(Plan, Arc<dyn Backend>, BuiltImage),
         options.extra_env.insert("TERM".to_owned(), term);
     }
     let image = tokio::task::spawn_blocking(bundle_image);
-    let backend = backend::open(kind, args.chosen.smolvm.clone()).await?;
+    let backend = backend::open(kind, order.smolvm.clone()).await?;
     facts.subnets = backend.facts().await?.subnets;
     let image = image
         .await
@@ -98,7 +211,11 @@ async fn planned(args: &RunArgs) -> Result<(Plan, Arc<dyn Backend>, BuiltImage),
 /// Joins terminals, follows sizes, passes signals on, and waits for the end of the command.
 async fn attend(bottle: &Arc<Bottle>, orders: &Orders) -> Result<u8, Failure> {
     let raw = bottle.plan().guest.tty.then(RawMode::enter).transpose()?;
-    let sizes = raw.is_some().then(|| follow_size(bottle.clone())).transpose()?;
+    let guest = bottle.id(Role::Guest).to_owned();
+    let sizes = raw
+        .is_some()
+        .then(|| follow_size(bottle.backend().clone(), guest, None));
+    let sizes = sizes.transpose()?;
     let mut joined = bottle.guest_streams().map(streams::join);
     let code = ended(bottle, orders, joined.as_mut()).await;
     if let Some(joined) = joined
@@ -157,25 +274,4 @@ async fn by_itself(bottle: &Bottle, code: u8) -> Result<u8, Failure> {
 /// Exit codes of processes are bytes.
 fn low_byte(code: i64) -> u8 {
     code.to_le_bytes()[0]
-}
-
-/// Tells the guest's terminal the size of ours, now and whenever it changes.
-fn follow_size(bottle: Arc<Bottle>) -> Result<JoinHandle<()>, Failure> {
-    let mut changes = signal(SignalKind::window_change()).map_err(Failure::system("listening for signals"))?;
-    Ok(tokio::spawn(async move {
-        loop {
-            if let Some((columns, rows)) = terminal::size() {
-                let told = bottle
-                    .backend()
-                    .resize(Role::Guest, bottle.id(Role::Guest), None, columns, rows)
-                    .await;
-                if let Err(error) = told {
-                    tracing::debug!(%error, "resizing the guest's terminal");
-                }
-            }
-            if changes.recv().await.is_none() {
-                return;
-            }
-        }
-    }))
 }

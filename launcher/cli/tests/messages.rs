@@ -13,6 +13,17 @@ bottles:
       routes:
         - host: api.example.net
           auth: { scheme: bearer, token_env: EXAMPLE_TOKEN }
+  other:
+    image: node:22
+    git:
+      upstreams:
+        - { name: app, url: \"ssh://git@git.example.com/app.git\" }
+  asking:
+    image: node:22
+    supervise: true
+agents:
+  reviewer: { bottle: dev }
+  writer: { bottle: other, command: [claude] }
 ";
 
 fn bottle(directory: &Path, args: &[&str]) -> String {
@@ -53,6 +64,9 @@ fn errors() {
     let calls: &[&[&str]] = &[
         &["run"],
         &["run", "--bottle", "dev"],
+        &["run", "nobody"],
+        &["run", "reviewer", "--yes"],
+        &["run", "--bottle", "dev", "--", "true"],
         &["run", "--bottle", "dev", "--topology", "flat", "--", "true"],
         &["run", "--bottle", "dev", "--backend", "podman", "--", "true"],
         &["run", "--bottle", "dve", "--", "true"],
@@ -60,8 +74,10 @@ fn errors() {
         &["run", "--bottle", "dev", "--manifest", "typo.yaml", "--", "true"],
         &["run", "--bottle", "dev", "--manifest", "port.yaml", "--", "true"],
         &["run", "--bottle", "dev", "--manifest", "ca.yaml", "--", "true"],
-        &["run", "--bottle", "dev", "--", "true"],
+        &["run", "--bottle", "dev", "--yes", "--", "true"],
         &["plan", "--bottle", "dev", "--manifest", "port.yaml"],
+        &["run", "writer", "--yes"],
+        &["run", "--bottle", "asking", "--yes", "--", "true"],
         &["cleanup"],
         &["frobnicate"],
     ];

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::bundle::Lease;
 use crate::events::Heard;
 use crate::teardown::{Step, Teardown, TeardownReport};
+use crate::tree::Listing;
 
 /// How a container ended; `None` while it runs.
 pub(crate) type Exit = watch::Receiver<Option<Result<i64, BackendError>>>;
@@ -26,6 +27,7 @@ pub struct Bottle {
     pub(crate) guest: Observed,
     pub(crate) bundle: Observed,
     pub(crate) subnets: BTreeMap<String, String>,
+    pub(crate) workspace: Option<Listing>,
     pub(crate) ca_pem: String,
     pub(crate) ready_after_ms: u64,
     pub(crate) state: PathBuf,

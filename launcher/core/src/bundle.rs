@@ -123,7 +123,7 @@ impl Site {
         subnets: &BTreeMap<String, String>,
     ) -> Result<RunningBundle, LaunchFailure> {
         let half = self.create_half(Role::Bundle, subnets).await?;
-        let heard = Heard::new();
+        let heard = Heard::new(self.options.observer.clone());
         let Some(streams) = half.take_streams() else {
             let source = std::io::Error::other("the bundle was not attached to");
             return Err(LaunchFailure::BundleInput {

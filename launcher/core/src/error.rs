@@ -110,6 +110,9 @@ pub enum LaunchFailure {
         /// The last lines of its standard error.
         stderr: Vec<String>,
     },
+    /// The project could not be copied into the guest.
+    #[error("copying the project: {0}")]
+    Workspace(String),
     /// The engine applied something other than the plan.
     #[error("the engine did not apply what was planned, so the guest was not started: {}", .drifts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Drift {

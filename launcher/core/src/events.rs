@@ -17,6 +17,14 @@ const RAW_LINE: usize = 4096;
 /// Most lines kept that are not events.
 const RAW_LINES: usize = 1000;
 
+/// Told everything that a bundle says, as it comes. The calls must not take long: they hold up the reading.
+pub trait Observer: Send + Sync {
+    /// An event.
+    fn event(&self, event: &BundleEvent);
+    /// A line of its standard error, without control characters.
+    fn log_line(&self, line: &str);
+}
+
 /// Where the bundle is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -43,6 +51,7 @@ struct Kept {
 
 /// What the bundle has said so far.
 pub(crate) struct Heard {
+    observer: Option<Arc<dyn Observer>>,
     kept: Mutex<Kept>,
     sender: broadcast::Sender<BundleEvent>,
     phase: watch::Sender<Phase>,
@@ -51,8 +60,9 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(observer: Option<Arc<dyn Observer>>) -> Arc<Self> {
         Arc::new(Self {
+            observer,
             kept: Mutex::default(),
             sender: broadcast::Sender::new(4096),
             phase: watch::Sender::new(Phase::Starting),
@@ -112,6 +122,9 @@ impl Heard {
     }
 
     fn event(&self, event: BundleEvent) {
+        if let Some(observer) = &self.observer {
+            observer.event(&event);
+        }
         let phase = match &event {
             BundleEvent::Ready { ca_pem, after_ms, .. } => Some(Phase::Ready {
                 ca_pem: ca_pem.clone(),
@@ -156,6 +169,9 @@ impl Heard {
         while let Some(line) = lines.next().await {
             let text = printable(&line);
             tracing::debug!(target: "bottle_launch::bundle", "{text}");
+            if let Some(observer) = &self.observer {
+                observer.log_line(&text);
+            }
             push_bounded(&mut self.kept().stderr, text, STDERR_LINES);
         }
         self.ended.send_modify(|ended| *ended += 1);

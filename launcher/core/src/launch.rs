@@ -16,12 +16,15 @@ use crate::bottle::Bottle;
 use crate::bundle::{GuestEnd, RunningBundle};
 use crate::drift::{container_drift, network_drift};
 use crate::error::{LaunchError, LaunchFailure};
-use crate::events::Phase;
+use crate::events::{Observer, Phase};
 use crate::made::{Half, backend_failed};
+use crate::provide::Provided;
 use crate::secrets::Secrets;
 use crate::state;
 use crate::sweep::{SweepScope, sweep};
 use crate::teardown::{StepKind, Teardown, TeardownReport};
+use crate::tree::Listing;
+use crate::workspace::WorkspaceSource;
 
 /// Role of the network that a routed guest shares with its bundle.
 const INNER_NETWORK: &str = "inner-network";
@@ -44,6 +47,12 @@ pub struct LaunchOptions {
     pub guest_stdio: bool,
     /// How long the bundle may take to be ready.
     pub ready_within: Duration,
+    /// Files for the guest, put into the shared directory before the guest starts.
+    pub provided: Vec<Provided>,
+    /// Where a copied workspace comes from.
+    pub workspace: WorkspaceSource,
+    /// Told everything that the bundle says, as it comes.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Becomes `true` when the launch is to stop and undo what it did. Prefer this to dropping the future of [`launch`]:
     /// a dropped one leaves its remains to the next sweep.
     pub cancel: Option<watch::Receiver<bool>>,
@@ -59,6 +68,9 @@ impl LaunchOptions {
             progress: None,
             guest_stdio: false,
             ready_within: Duration::from_secs(20),
+            provided: Vec::new(),
+            workspace: WorkspaceSource::Directory,
+            observer: None,
             cancel: None,
         }
     }
@@ -133,6 +145,7 @@ struct Parts {
     bundle_seen: Observed,
     guest: Half,
     guest_seen: Observed,
+    workspace: Option<Listing>,
 }
 
 impl Site {
@@ -156,7 +169,9 @@ impl Site {
             (bundle, guest)
         };
         let (bundle_seen, mut guest_seen) = self.compare(&bundle, &guest).await?;
+        let workspace = self.fill_workspace(&guest, &guest_seen).await?;
         if self.plan().lifecycle.bundle_first {
+            self.provide(&bundle).await?;
             self.say("starting the guest");
             self.start_half(Role::Guest, &guest).await?;
             guest_seen = self.see_started(&guest, guest_seen).await?;
@@ -167,6 +182,7 @@ impl Site {
             bundle_seen,
             guest,
             guest_seen,
+            workspace,
         })
     }
 
@@ -346,6 +362,7 @@ impl Site {
             guest: parts.guest_seen,
             bundle: parts.bundle_seen,
             subnets: parts.subnets,
+            workspace: parts.workspace,
             ca_pem,
             ready_after_ms,
             streams: Mutex::new(parts.guest.take_streams()),

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::confine::Tmpfs;
+use crate::copy::Copy;
 
 /// How to call the program.
 pub const USAGE: &str =
-    "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--lease SOCKET] [--workdir DIRECTORY] \
-                         [--confine USER[:GROUP]] [--seccomp] [--hostname NAME] [--no-resolver] \
+    "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--copy[-shared] SOURCE=TARGET]... [--lease SOCKET] \
+                         [--workdir DIRECTORY] [--confine USER[:GROUP]] [--seccomp] [--hostname NAME] [--no-resolver] \
                          [--tmpfs PATH=BYTES,OPTIONS]... [--read-only-root] [--open-files N] [--processes N] \
                          [--pid-file FILE] [--exec] -- COMMAND [ARGUMENT]...
        bottle-guest --signal NAME --pid-file FILE";
@@ -20,6 +21,8 @@ pub const USAGE: &str =
 pub struct Args {
     /// Loopback listeners with the UNIX socket that each leads to.
     pub forwards: Vec<Forward>,
+    /// What to copy before the command starts.
+    pub copies: Vec<Copy>,
     /// Socket of the bundle whose end is the guest's end.
     pub lease: Option<PathBuf>,
     /// Directory to run the command in.
@@ -77,6 +80,8 @@ pub enum ArgsError {
     Forward(OsString),
     /// A value of another form.
     Value(&'static str, OsString),
+    /// A copy that is not `SOURCE=TARGET`.
+    Copy(OsString),
     /// A forward that would listen where a neighbour can reach it.
     NotLoopback(SocketAddr),
     /// No command after `--`.
@@ -89,6 +94,7 @@ impl Args {
         let mut args = args.into_iter();
         let mut parsed = Self {
             forwards: Vec::new(),
+            copies: Vec::new(),
             lease: None,
             workdir: None,
             confine: Confine::default(),
@@ -100,6 +106,10 @@ impl Args {
             let mut value = |option| args.next().ok_or(ArgsError::MissingValue(option));
             match arg.to_str() {
                 Some("--forward") => parsed.forwards.push(parse_forward(&value("--forward")?)?),
+                Some(flag @ ("--copy" | "--copy-shared")) => {
+                    let shared = flag == "--copy-shared";
+                    parsed.copies.push(parse_copy(&value("--copy")?, shared)?);
+                }
                 Some("--lease") => parsed.lease = Some(value("--lease")?.into()),
                 Some("--workdir") => parsed.workdir = Some(value("--workdir")?.into()),
                 Some("--exec") => parsed.exec = true,
@@ -190,6 +200,18 @@ fn parse_forward(value: &OsStr) -> Result<Forward, ArgsError> {
     })
 }
 
+fn parse_copy(value: &OsStr, shared: bool) -> Result<Copy, ArgsError> {
+    let parts = value.to_str().and_then(|text| text.split_once('='));
+    match parts {
+        Some((source, target)) if source.starts_with('/') && target.starts_with('/') => Ok(Copy {
+            source: source.into(),
+            target: target.into(),
+            shared,
+        }),
+        _ => Err(ArgsError::Copy(value.to_owned())),
+    }
+}
+
 impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -197,6 +219,7 @@ impl fmt::Display for ArgsError {
             Self::Unknown(arg) => write!(f, "expected an option or `--`, found {arg:?}"),
             Self::Forward(value) => write!(f, "--forward expects ADDRESS:PORT=/PATH/OF/SOCKET, found {value:?}"),
             Self::Value(option, value) => write!(f, "{option} was given {value:?}, which is not of its form"),
+            Self::Copy(value) => write!(f, "--copy expects /SOURCE=/TARGET, found {value:?}"),
             Self::NotLoopback(listen) => write!(f, "--forward listens on loopback addresses only, found {listen}"),
             Self::NoCommand => write!(f, "expected `--` and a command, found the end of the command line"),
         }
@@ -216,7 +239,7 @@ mod tests {
     #[test]
     fn everything_is_read() {
         let args =
-            parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --workdir /w -- sh -c --")
+            parse("--forward 127.0.0.1:8888=/run/p.sock --forward [::1]:9=/q --lease /l --copy /a=/b=c --workdir /w -- sh -c --")
                 .unwrap();
         assert_eq!(args.forwards.len(), 2);
         assert_eq!(
@@ -225,6 +248,14 @@ mod tests {
                 listen: "127.0.0.1:8888".parse().unwrap(),
                 socket: "/run/p.sock".into()
             }
+        );
+        assert_eq!(
+            args.copies,
+            [Copy {
+                source: "/a".into(),
+                target: "/b=c".into(),
+                shared: false,
+            }]
         );
         assert_eq!(args.lease, Some("/l".into()));
         assert_eq!(args.workdir, Some("/w".into()));
@@ -268,6 +299,8 @@ mod tests {
     #[case("--lease", ArgsError::MissingValue("--lease"))]
     #[case("sh", ArgsError::Unknown("sh".into()))]
     #[case("--forward 127.0.0.1=/x -- sh", ArgsError::Forward("127.0.0.1=/x".into()))]
+    #[case("--copy a=/b -- sh", ArgsError::Copy("a=/b".into()))]
+    #[case("--copy /a -- sh", ArgsError::Copy("/a".into()))]
     #[case("--forward 127.0.0.1:1=x -- sh", ArgsError::Forward("127.0.0.1:1=x".into()))]
     #[case("--forward 0.0.0.0:1=/x -- sh", ArgsError::NotLoopback("0.0.0.0:1".parse().unwrap()))]
     #[case("--forward [::]:1=/x -- sh", ArgsError::NotLoopback("[::]:1".parse().unwrap()))]

@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::args::Args;
 use crate::confine::{ConfineError, confine};
+use crate::copy;
 use crate::descent;
 use crate::forward::{BindError, Forwarder};
 
@@ -35,6 +36,8 @@ pub enum InitError {
     Confine(ConfineError),
     /// The process that a signal is for.
     Signal(String),
+    /// A file that the launcher provides.
+    Copy(PathBuf, io::Error),
     /// A forwarder or the lease.
     Forward(BindError),
     /// `no_new_privs`, the reaper's role or signal handling.
@@ -68,6 +71,9 @@ pub fn run(args: Args) -> Result<u8, InitError> {
         .start()
         .map_err(|error| InitError::Process("start the forwarding thread", error))?;
 
+    for copy in &args.copies {
+        copy::copy(copy).map_err(|(path, error)| InitError::Copy(path, error))?;
+    }
     let command = match spawn(&args.command) {
         Ok(command) => command,
         Err(error) => return Ok(cannot_run(&args.command, &error)),
@@ -162,6 +168,7 @@ impl fmt::Display for InitError {
             Self::Workdir(dir, error) => write!(f, "cannot enter the working directory {}: {error}", dir.display()),
             Self::Confine(error) => error.fmt(f),
             Self::Signal(problem) => f.write_str(problem),
+            Self::Copy(path, error) => write!(f, "cannot provide the agent's files: {}: {error}", path.display()),
             Self::Forward(error) => error.fmt(f),
             Self::Process(what, error) => write!(f, "cannot {what}: {error}"),
         }

@@ -7,8 +7,11 @@
 //!
 //! Where no container engine has done it (in a microVM), it also confines the agent: see `confine`.
 
+mod archive;
 mod args;
+mod check;
 mod confine;
+mod copy;
 mod descent;
 mod edge;
 mod forward;
@@ -24,6 +27,15 @@ const CANNOT_PREPARE: u8 = 125;
 fn main() -> ExitCode {
     // Before anything else opens a descriptor: from here on everything is ours and close-on-exec.
     edge::close_inherited();
+    // Helpers of the launcher's, run in a guest that is prepared already.
+    let mut words = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned());
+    match words.next().as_deref() {
+        Some("--check") => return check::main(words),
+        Some(what @ ("--pack" | "--unpack" | "--unpack-file")) => return archive::main(what, words.next()),
+        _ => {}
+    }
     let args = match args::Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {

@@ -44,6 +44,9 @@ pub struct Bottle {
     /// Working directory, absolute; the image's own when absent.
     #[serde(default)]
     pub workdir: Option<String>,
+    /// The project in the guest; without it the guest has none.
+    #[serde(default)]
+    pub workspace: Option<Workspace>,
     /// Whether the root file system is read-only.
     #[serde(default = "yes")]
     pub read_only: bool,
@@ -62,6 +65,36 @@ pub struct Bottle {
     /// Whether the guest may ask the operator.
     #[serde(default)]
     pub supervise: bool,
+}
+
+/// The project in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    /// How it gets there; `copy` when absent.
+    #[serde(default)]
+    pub mode: Option<WorkspaceMode>,
+    /// Directory on the operator's machine; the manifest's own when absent.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Absolute path in the guest; `/work/` and the directory's name when absent.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// Names of files and directories that are not copied, wherever they are.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}
+
+/// How the project gets into the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkspaceMode {
+    /// As a copy: nothing that the agent does reaches the project before the operator takes it over.
+    Copy,
+    /// As it is: the agent changes the project itself, its hooks and its configuration included.
+    Bind,
+    /// Not at all: the agent clones it through the git gate.
+    GitGate,
 }
 
 fn yes() -> bool {

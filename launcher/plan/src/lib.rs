@@ -14,8 +14,12 @@ mod plan;
 mod prepare;
 mod scalar;
 
+pub use document::WorkspaceMode;
 pub use manifest::{Manifest, ManifestError, parse, schema};
 pub use places::Place;
 pub use plan::*;
-pub use prepare::{GUEST_PROXY, HostFacts, MACHINE_SOCKETS, PlanError, PrepareOptions, placeholder, prepare};
+pub use prepare::{
+    GUEST_PROXY, HostFacts, JAVA_TRUST_FILE, MACHINE_SOCKETS, PlanError, PrepareOptions, is_own_variable, placeholder,
+    prepare,
+};
 pub use scalar::{ByteSize, Scalar};

@@ -90,6 +90,12 @@ impl Manifest {
             .map_or(&[], |bottle| bottle.egress.ca_certificates.as_slice())
     }
 
+    /// The directory that is given to a bottle, as it is written; `None` when it is given none.
+    pub fn workspace(&self, bottle: &str) -> Option<&str> {
+        let workspace = self.bottle(bottle)?.workspace.as_ref()?;
+        Some(workspace.path.as_deref().unwrap_or("."))
+    }
+
     /// Where a path like `bottles.dev.image` stands; where the nearest path above it does, when it is absent.
     pub fn place(&self, path: &str) -> Place {
         let at = self.places.find(path).map_or((0, 0), |node| node.value);

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use bottle_policy::BundleConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::document::WorkspaceMode;
+
 /// Version of the plan document.
 pub const PLAN_VERSION: u32 = 1;
 
@@ -72,6 +74,74 @@ pub struct Plan {
     pub state: Vec<StateFile>,
     /// What happens around the bottle's life.
     pub lifecycle: Lifecycle,
+    /// The project in the guest, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<WorkspacePlan>,
+    /// The bottle's own authority in the image's own trust stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust: Vec<CopyPlan>,
+    /// The agent, when one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentPlan>,
+}
+
+/// The project in the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspacePlan {
+    /// How it gets there.
+    pub mode: WorkspaceMode,
+    /// Directory on the operator's machine.
+    pub source: String,
+    /// Directory of the guest that it is in.
+    pub parent: String,
+    /// What it is called there.
+    pub name: String,
+    /// Names that are not copied.
+    pub exclude: Vec<String>,
+}
+
+impl WorkspacePlan {
+    /// Its absolute path in the guest.
+    pub fn target(&self) -> String {
+        format!("{}/{}", self.parent, self.name)
+    }
+}
+
+/// An agent of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentPlan {
+    /// Key in the manifest.
+    pub name: String,
+    /// What it is told first; put into the guest also when it is empty.
+    pub prompt: String,
+    /// Directory of the guest where it looks for skills.
+    pub skills_dir: String,
+    /// Skills.
+    pub skills: Vec<SkillPlan>,
+    /// What the guest's init copies from the shared directory before the command starts.
+    pub copies: Vec<CopyPlan>,
+}
+
+/// A directory with a skill.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkillPlan {
+    /// Name in the guest.
+    pub name: String,
+    /// Path on the operator's machine, as it is written in the manifest.
+    pub source: String,
+}
+
+/// A file or directory that the guest's init copies, as the guest's user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyPlan {
+    /// Absolute path in the guest, in the shared directory.
+    pub source: String,
+    /// Absolute path in the guest.
+    pub target: String,
 }
 
 /// A network to make.

@@ -1,11 +1,14 @@
 //! From a manifest and what the host is like to a plan.
 
+mod agent;
 mod egress;
 mod error;
 mod guest;
 mod inner;
 mod input;
 mod slug;
+mod trust;
+mod workspace;
 
 use std::collections::BTreeMap;
 
@@ -21,8 +24,9 @@ use crate::plan::{
 };
 
 pub use error::PlanError;
-pub use guest::placeholder;
+pub use guest::{is_own_variable, placeholder};
 pub use input::{HostFacts, PrepareOptions};
+pub use trust::JAVA_TRUST_FILE;
 
 /// Where a sealed guest finds the proxy: its own loopback, where `bottle-guest` listens.
 pub const GUEST_PROXY: &str = "127.0.0.1:8888";
@@ -115,6 +119,23 @@ pub fn prepare(
     if input.topology == Topology::Routed {
         networks.push(inner::network(input.engine_name("inner"), &subnets, input.backend));
     }
+    let (mut guest, agent) = guest::container(&input, &config, &token_env)?;
+    let mut volumes = vec![VolumePlan {
+        name: input.engine_name("shared"),
+        role: "shared-volume".to_owned(),
+        tmpfs_bytes: Some(SHARED_BYTES),
+    }];
+    let trust = trust::trust(&input, &config, &mut guest);
+    let workspace = workspace::workspace(&input, guest.user.as_deref())?;
+    let workspace = workspace.map(|workspace| {
+        let plan = workspace.plan;
+        guest.mounts.push(workspace.mount);
+        guest.workdir.get_or_insert_with(|| plan.target());
+        // What was copied and worked on is read after the end.
+        guest.auto_remove = workspace.volume.is_none();
+        volumes.extend(workspace.volume);
+        plan
+    });
     Ok(Plan {
         version: PLAN_VERSION,
         slug: input.slug.clone(),
@@ -122,17 +143,16 @@ pub fn prepare(
         backend: input.backend,
         topology: input.topology,
         networks,
-        volumes: vec![VolumePlan {
-            name: input.engine_name("shared"),
-            role: "shared-volume".to_owned(),
-            tmpfs_bytes: Some(SHARED_BYTES),
-        }],
+        volumes,
         bundle: bundle(&input),
-        guest: guest::container(&input, &config, &token_env)?,
+        guest,
         state: vec![state_file(&config)],
         config,
         token_env,
         lifecycle: Lifecycle::default(),
+        workspace,
+        trust,
+        agent,
     })
 }
 
@@ -191,16 +211,8 @@ fn refuse_unbuilt(input: &Input<'_>) -> Result<(), PlanError> {
     if input.bottle.supervise {
         return Err(input.not_built(&input.path("supervise"), "questions to the operator"));
     }
-    let document = input.manifest.document();
-    for (name, agent) in &document.agents {
-        let path = below("agents", name);
-        if !document.bottles.contains_key(&agent.bottle) {
-            let names: Vec<&String> = document.bottles.keys().collect();
-            return Err(input.manifest.refuse(&format!("{path}.bottle"), one_of(&names)).into());
-        }
-        if agent.bottle == input.name && !agent.skills.is_empty() {
-            return Err(input.not_built(&format!("{path}.skills"), "skills"));
-        }
+    for name in input.manifest.document().agents.keys() {
+        input.manifest.agent(name)?;
     }
     Ok(())
 }

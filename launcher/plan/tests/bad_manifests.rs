@@ -21,7 +21,11 @@ fn message(text: &str) -> String {
         bundle_image: "bottle-bundle:test".to_owned(),
         ..PrepareOptions::default()
     };
-    match prepare(&manifest, "dev", &HostFacts::default(), &options) {
+    let facts = HostFacts {
+        workspace: Some("/home/operator/app".to_owned()),
+        ..HostFacts::default()
+    };
+    match prepare(&manifest, "dev", &facts, &options) {
         Ok(_) => "ACCEPTED".to_owned(),
         Err(error) => error.to_string(),
     }
@@ -114,8 +118,23 @@ fn meaning() {
         ),
         ("git not built", bottle("git:\n  upstreams: []")),
         ("supervise not built", bottle("supervise: true")),
-        ("skills not built", agent("{ bottle: dev, skills: [./a] }")),
         ("agent of no bottle", agent("bottle: prod")),
+        ("git gate not built", bottle("workspace: { mode: git-gate }")),
+        ("unknown mode of a workspace", bottle("workspace: { mode: clone }")),
+        ("workspace is a text", bottle("workspace: copy")),
+        ("workspace at a relative path", bottle("workspace: { target: app }")),
+        ("copy at the root", bottle("workspace: { target: /app }")),
+        (
+            "copy over the shared volume",
+            bottle("workspace: { target: /run/bottle/app }"),
+        ),
+        ("bind over the root", bottle("workspace: { mode: bind, target: / }")),
+        (
+            "workspace under a tmpfs",
+            bottle("tmpfs: { /work: 1MiB }\nworkspace: {}"),
+        ),
+        ("copy for a user by name", bottle("user: node\nworkspace: {}")),
+        ("variable of the agent's files", bottle("env:\n  BOTTLE_PROMPT_FILE: x")),
         ("little memory", bottle("limits: { memory: 1MiB }")),
         ("no cpu", bottle("limits:\n  cpus: 0")),
         ("cpus not a number", bottle("limits:\n  cpus: .nan")),
@@ -179,6 +198,33 @@ fn meaning() {
         ("resolver by name", bottle("egress: { resolver: [dns.example.com] }")),
     ];
     snapshot("meaning", &table);
+}
+
+/// What is found only when an agent is asked for.
+#[test]
+fn agents() {
+    let message = |name: &str, body: &str| {
+        let text = format!("{}agents:\n  reviewer:\n    bottle: dev\n    {body}\n", bottle(""));
+        let manifest = parse("bottle.yaml", &text).unwrap();
+        let options = PrepareOptions {
+            agent: Some(name.to_owned()),
+            bundle_image: "bottle-bundle:test".to_owned(),
+            ..PrepareOptions::default()
+        };
+        match prepare(&manifest, "dev", &HostFacts::default(), &options) {
+            Ok(_) => "ACCEPTED".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let messages = [
+        message("revewer", "command: [claude]"),
+        message("reviewer", "prompt: words"),
+        message("reviewer", "command: [\"\"]"),
+        message("reviewer", "command: [claude]\n    skills: [./a, ./b/a/]"),
+        message("reviewer", "command: [claude]\n    skills: [..]"),
+        message("reviewer", "command: [claude]\n    skills: [\"a b\"]"),
+    ];
+    insta::assert_snapshot!("agents", messages.join("\n"));
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn facts() -> HostFacts {
         default_limits: Limits::default(),
         ca_files: BTreeMap::from([("~/private-ca.pem".to_owned(), CA.to_owned())]),
         slug_entropy: [1, 2, 3, 4, 5, 6, 7, 8],
+        workspace: Some("/home/operator/app".to_owned()),
     }
 }
 
@@ -304,4 +305,113 @@ proptest! {
 #[test]
 fn several_candidates() {
     assert!(plan(&facts(), &routed()).unwrap().networks[1].subnets.len() >= 8);
+}
+
+fn of_agent(body: &str, command: &[&str]) -> Plan {
+    let text = format!(
+        "version: 1\nbottles:\n  dev: {{ image: x, user: \"1000:1000\" }}\nagents:\n  a:\n    bottle: dev\n{body}"
+    );
+    let options = PrepareOptions {
+        agent: Some("a".to_owned()),
+        command: command.iter().map(ToString::to_string).collect(),
+        bundle_image: "bottle-bundle:0".to_owned(),
+        ..PrepareOptions::default()
+    };
+    prepare(&parse("bottle.yaml", &text).unwrap(), "dev", &facts(), &options).unwrap()
+}
+
+#[test]
+fn prompts_reach_commands_in_their_own_ways_and_only_when_there_is_one() {
+    let prompt = "    prompt: words\n";
+    for (body, command, expected) in [
+        (
+            format!("    command: [claude, -c]\n{prompt}"),
+            &[][..],
+            &[
+                "claude",
+                "--append-system-prompt-file",
+                "/home/bottle/.bottle/prompt.md",
+                "-c",
+            ][..],
+        ),
+        ("    command: [claude]\n".to_owned(), &[], &["claude"]),
+        (
+            "    command: [claude]\n    prompt: \" \"\n".to_owned(),
+            &[],
+            &["claude"],
+        ),
+        (
+            format!("    command: [aider, \"--read={{prompt_file}}\"]\n{prompt}"),
+            &[],
+            &["aider", "--read=/home/bottle/.bottle/prompt.md"],
+        ),
+        (format!("    command: [codex]\n{prompt}"), &[], &["codex"]),
+        (format!("    command: [claude]\n{prompt}"), &["sh"], &["sh"]),
+    ] {
+        let plan = of_agent(&body, command);
+        assert_eq!(plan.guest.command, expected, "{body}");
+        assert_eq!(plan.guest.env["BOTTLE_PROMPT_FILE"], "/home/bottle/.bottle/prompt.md");
+    }
+    let claude = of_agent("    command: [claude]\n    skills: [./skills/review/]\n", &[]);
+    let skill = &claude.agent.unwrap().copies[1];
+    assert_eq!(
+        (skill.source.as_str(), skill.target.as_str()),
+        ("/run/bottle/agent/skills/review", "/home/bottle/.claude/skills/review")
+    );
+    let flags = claude.guest.entrypoint.join(" ");
+    assert!(
+        flags.contains(" --copy /run/bottle/agent/prompt.md=/home/bottle/.bottle/prompt.md "),
+        "{flags}"
+    );
+}
+
+fn of_workspace(workspace: &str) -> Plan {
+    let text = format!("version: 1\nbottles:\n  dev: {{ image: x, user: \"1000:1000\", workspace: {workspace} }}\n");
+    prepare(&parse("bottle.yaml", &text).unwrap(), "dev", &facts(), &options()).unwrap()
+}
+
+#[test]
+fn a_workspace_is_a_copy_unless_it_is_said_otherwise() {
+    let copy = of_workspace("{}");
+    assert_eq!(copy.guest.workdir.as_deref(), Some("/work/app"));
+    assert!(!copy.guest.auto_remove, "it is read after its end");
+    let mount = copy.guest.mounts.last().unwrap();
+    assert_eq!(mount.target, "/work");
+    assert_eq!(
+        mount.source,
+        bottle_plan::MountSource::Volume(copy.volumes[1].name.clone())
+    );
+
+    let bind = of_workspace("{ mode: bind, target: /src }");
+    let mount = bind.guest.mounts.last().unwrap();
+    assert_eq!(
+        mount.source,
+        bottle_plan::MountSource::Bind("/home/operator/app".to_owned())
+    );
+    assert_eq!((mount.target.as_str(), mount.read_only), ("/src", false));
+    assert_eq!((bind.volumes.len(), bind.guest.auto_remove), (1, true));
+
+    let none = plan(&facts(), &options()).unwrap();
+    assert!(none.workspace.is_none() && none.guest.auto_remove);
+}
+
+#[test]
+fn trust_stores_are_the_bottles_own_when_asked_for() {
+    let trusting = PrepareOptions {
+        system_trust: true,
+        ..routed()
+    };
+    let plan = plan(&facts(), &trusting).unwrap();
+    let stores: Vec<&str> = plan.trust.iter().map(|copy| copy.target.as_str()).collect();
+    assert_eq!(
+        stores,
+        [
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"
+        ]
+    );
+    assert_eq!(plan.guest.entrypoint.last().map(String::as_str), Some("--"));
+    assert!(plan.guest.env["JAVA_TOOL_OPTIONS"].contains("-Dhttps.proxyPort=8888"));
+    let moved = plan.with_inner_subnet("10.9.9.0/24").unwrap();
+    assert!(moved.guest.env["JAVA_TOOL_OPTIONS"].contains("-Dhttps.proxyHost=10.9.9.2 "));
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bottle_backend::{Backend, BackendError, ResourceKind};
 use bottle_docker::Docker;
 use bottle_plan::{LABEL_RUN, Topology};
-use bottle_smolvm::Smolvm;
 use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted};
+use bottle_smolvm::Smolvm;
 use probe_spec::{Cell, ExitCode, Judgement, Verdict};
 use tokio::sync::{mpsc, watch};
 
@@ -282,21 +282,28 @@ async fn attack(
             continue;
         }
         let trust = Arc::new(Trust::load(&column.engine, &ground.digest));
-        in_lab(ground, column, stop.clone(), events.clone(), Some(trust), async |session: &Session| {
-            let of = |topology: Topology| {
-                let of_it = cells.iter().filter(|cell| cell.topology == topology);
-                let cells: Vec<CaseCell> = of_it.map(|cell| CaseCell::clone(cell)).collect();
-                async move {
-                    if cells.is_empty() {
-                        Ok(())
-                    } else {
-                        session.attack(topology, None, cells).await
+        in_lab(
+            ground,
+            column,
+            stop.clone(),
+            events.clone(),
+            Some(trust),
+            async |session: &Session| {
+                let of = |topology: Topology| {
+                    let of_it = cells.iter().filter(|cell| cell.topology == topology);
+                    let cells: Vec<CaseCell> = of_it.map(|cell| CaseCell::clone(cell)).collect();
+                    async move {
+                        if cells.is_empty() {
+                            Ok(())
+                        } else {
+                            session.attack(topology, None, cells).await
+                        }
                     }
-                }
-            };
-            let (sealed, routed) = tokio::join!(of(Topology::Sealed), of(Topology::Routed));
-            sealed.and(routed)
-        })
+                };
+                let (sealed, routed) = tokio::join!(of(Topology::Sealed), of(Topology::Routed));
+                sealed.and(routed)
+            },
+        )
         .await?;
     }
     Ok(())

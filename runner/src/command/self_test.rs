@@ -99,16 +99,23 @@ async fn attack_columns(
     events: Events,
     mut groups: Vec<Group>,
 ) -> Result<(), SuiteError> {
-    let cells = groups.iter().flat_map(|group| group.cells.iter().map(|cell| leaky(&cell.cell, group.leak)));
+    let cells = groups
+        .iter()
+        .flat_map(|group| group.cells.iter().map(|cell| leaky(&cell.cell, group.leak)));
     tell_missing(ground, cells, &events);
     for column in &ground.columns {
         let (here, later) = groups.into_iter().partition(|group| group.backend == column.choice);
         groups = later;
         let here: Vec<Group> = here;
         if !here.is_empty() {
-            in_lab(ground, column, stop.clone(), events.clone(), None, async |session: &Session| {
-                attack_all(session, here).await
-            })
+            in_lab(
+                ground,
+                column,
+                stop.clone(),
+                events.clone(),
+                None,
+                async |session: &Session| attack_all(session, here).await,
+            )
             .await?;
         }
     }
@@ -179,7 +186,10 @@ fn groups(cells: &[CaseCell], wanted: &[Leak]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let chosen = |leak: &Leak| wanted.is_empty() || wanted.contains(leak);
     for leak in leaks_of(cells).into_iter().filter(chosen) {
-        for cell in cells.iter().filter(|cell| is_control(&cell.case.spec, leak, cell.backend)) {
+        for cell in cells
+            .iter()
+            .filter(|cell| is_control(&cell.case.spec, leak, cell.backend))
+        {
             let (backend, topology) = (cell.backend, cell.topology);
             let same = |group: &&mut Group| (group.leak, group.backend, group.topology) == (leak, backend, topology);
             match groups.iter_mut().find(same) {

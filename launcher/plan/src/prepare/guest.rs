@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use bottle_policy::{BundleConfig, Listen, SHARED_DIR};
 
 use crate::places::below;
-use crate::plan::{Attachment, BackendKind, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
+use crate::plan::{AgentPlan, Attachment, BackendKind, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
+use crate::prepare::agent;
 use crate::prepare::egress::is_variable;
 use crate::prepare::{GUEST_PROXY, Input, PROXY_SOCKET, PlanError, option, shared_mount};
 
@@ -51,6 +52,16 @@ pub fn placeholder(token_env: &str) -> String {
     format!("bottle-placeholder-{token_env}")
 }
 
+/// Whether a variable of a guest's environment is the bottle's own: it leads to the proxy, to its authority or to the agent's
+/// files.
+pub fn is_own_variable(name: &str) -> bool {
+    PROXY_VARIABLES.contains(&name)
+        || NO_PROXY_VARIABLES.contains(&name)
+        || CA_VARIABLES.contains(&name)
+        || agent::VARIABLES.contains(&name)
+        || name == super::trust::JAVA_VARIABLE
+}
+
 /// `http://ADDRESS`, the form of the proxy variables.
 pub(super) fn proxy_url(address: &str) -> String {
     format!("http://{address}")
@@ -60,11 +71,8 @@ pub(super) fn container(
     input: &Input<'_>,
     config: &BundleConfig,
     token_env: &[String],
-) -> Result<ContainerPlan, PlanError> {
+) -> Result<(ContainerPlan, Option<AgentPlan>), PlanError> {
     let (bottle, options) = (input.bottle, input.options);
-    if options.command.first().is_none_or(String::is_empty) {
-        return Err(option("COMMAND", "what to run in the bottle, after `--`", "nothing"));
-    }
     let image = options.image.clone().unwrap_or_else(|| bottle.image.clone());
     if !is_reference(&image) {
         return Err(match &options.image {
@@ -72,7 +80,17 @@ pub(super) fn container(
             None => input.refuse("image", "an image reference such as `node:22-bookworm`"),
         });
     }
-    let env = environment(input, config, token_env)?;
+    let mut env = environment(input, config, token_env)?;
+    let (agent, command) = agent::agent(input, &env)?;
+    if let Some(agent) = &agent {
+        let values = [&agent.copies[0].target, &agent.skills_dir];
+        env.extend(
+            agent::VARIABLES
+                .into_iter()
+                .map(str::to_owned)
+                .zip(values.into_iter().cloned()),
+        );
+    }
     let user = user(input)?;
     let tmpfs = tmpfs(input, &env, user.as_deref())?;
     let network = match input.topology {
@@ -83,11 +101,11 @@ pub(super) fn container(
             aliases: Vec::new(),
         }]),
     };
-    Ok(ContainerPlan {
+    let container = ContainerPlan {
         name: input.engine_name("guest"),
         image,
-        entrypoint: entrypoint(input),
-        command: options.command.clone(),
+        entrypoint: entrypoint(input, agent.as_ref()),
+        command,
         env,
         user,
         workdir: workdir(input)?,
@@ -110,15 +128,19 @@ pub(super) fn container(
         },
         limits: limits(input)?,
         auto_remove: true,
-    })
+    };
+    Ok((container, agent))
 }
 
 /// `bottle-guest` from the shared volume is the first process in both topologies; only a sealed guest needs forwarders.
-fn entrypoint(input: &Input<'_>) -> Vec<String> {
+fn entrypoint(input: &Input<'_>, agent: Option<&AgentPlan>) -> Vec<String> {
     let mut entrypoint = vec![format!("{SHARED_DIR}/bottle-guest")];
     if input.topology == Topology::Sealed {
         let proxy = input.guest_socket(PROXY_SOCKET);
         entrypoint.extend(["--forward".to_owned(), format!("{GUEST_PROXY}={proxy}")]);
+    }
+    for copy in agent.iter().flat_map(|agent| &agent.copies) {
+        entrypoint.extend(["--copy".to_owned(), format!("{}={}", copy.source, copy.target)]);
     }
     let lease = input.guest_socket(LEASE_SOCKET);
     entrypoint.extend(["--lease".to_owned(), lease, "--".to_owned()]);
@@ -165,8 +187,8 @@ fn unusable(name: &str, value: &str, ours: &BTreeMap<String, String>, token_env:
         Some("a value without NUL")
     } else if token_env.iter().any(|token| token == name) {
         Some("a variable that is no route's `token_env`: the token stays outside the guest, which gets a placeholder")
-    } else if ours.contains_key(name) {
-        Some("a variable that the bottle does not set itself: this one leads to its proxy")
+    } else if ours.contains_key(name) || agent::VARIABLES.contains(&name) {
+        Some("a variable that the bottle does not set itself")
     } else {
         None
     }
@@ -255,7 +277,7 @@ fn tmpfs(
 }
 
 /// Whether something may be mounted there without hiding what the guest needs.
-fn is_mountable(path: &str) -> bool {
+pub(super) fn is_mountable(path: &str) -> bool {
     let is_within = |of: &str| path == of || path.starts_with(&format!("{of}/"));
     is_clean_absolute(path)
         && path != "/"
@@ -264,7 +286,7 @@ fn is_mountable(path: &str) -> bool {
 }
 
 /// Options of a file system that belongs to a user given by numbers; names are the image's to know.
-fn owner(user: Option<&str>) -> Option<String> {
+pub(super) fn owner(user: Option<&str>) -> Option<String> {
     let user = user?;
     let (uid, gid) = user.split_once(':').unwrap_or((user, user));
     let (uid, gid): (u32, u32) = (uid.parse().ok()?, gid.parse().ok()?);

@@ -6,7 +6,7 @@ use bottle_policy::{Listen, PROXY_PORT};
 use sha2::{Digest, Sha256};
 
 use crate::plan::{BackendKind, NetworkPlan, Plan, Subnet, Topology};
-use crate::prepare::{PlanError, guest, state_file};
+use crate::prepare::{PlanError, guest, state_file, trust};
 
 /// Host number of the bundle on the inner network.
 pub(super) const BUNDLE_HOST: u8 = 2;
@@ -110,6 +110,16 @@ impl Plan {
         let (Some(Listen::Tcp(old)), Listen::Tcp(address)) = (self.config.listen.first(), &new) else {
             return None;
         };
+        let java = |address: &std::net::SocketAddr| trust::java_options(&address.to_string());
+        let (old_java, new_java) = (java(old), java(address));
+        if let Some(value) = plan
+            .guest
+            .env
+            .get_mut(trust::JAVA_VARIABLE)
+            .filter(|value| **value == old_java)
+        {
+            *value = new_java;
+        }
         // Only values that this crate put there are rewritten; a variable of the user's that looks alike is theirs.
         let (old, address) = (
             guest::proxy_url(&old.to_string()),

@@ -19,6 +19,8 @@ pub struct HostFacts {
     pub default_limits: Limits,
     /// Contents of the files of [`Manifest::ca_files`](crate::Manifest::ca_files), by the path as it is written there.
     pub ca_files: BTreeMap<String, String>,
+    /// The directory of [`Manifest::workspace`](crate::Manifest::workspace), absolute.
+    pub workspace: Option<String>,
     /// Randomness for the slug.
     pub slug_entropy: [u8; 8],
 }
@@ -30,7 +32,9 @@ pub struct PrepareOptions {
     pub backend: Option<BackendKind>,
     /// Instead of the manifest's topology.
     pub topology: Option<Topology>,
-    /// What to run in the guest; never empty.
+    /// An agent of the manifest.
+    pub agent: Option<String>,
+    /// What to run in the guest; without an agent never empty, with one instead of its command.
     pub command: Vec<String>,
     /// Whether the guest gets a terminal.
     pub tty: bool,
@@ -52,6 +56,8 @@ pub struct PrepareOptions {
     pub image: Option<String>,
     /// User in the guest instead of the manifest's.
     pub user: Option<String>,
+    /// Whether the image's own trust stores are replaced: by the bottle's authority, the only one that a guest meets.
+    pub system_trust: bool,
     /// Environment of the guest, besides the manifest's; wins over it.
     pub extra_env: BTreeMap<String, String>,
 }
@@ -62,6 +68,7 @@ impl Default for PrepareOptions {
         Self {
             backend: None,
             topology: None,
+            agent: None,
             command: Vec::new(),
             tty: false,
             stdin: false,
@@ -73,6 +80,7 @@ impl Default for PrepareOptions {
             bundle_image: String::new(),
             image: None,
             user: None,
+            system_trust: false,
             extra_env: BTreeMap::new(),
         }
     }
