@@ -16,6 +16,8 @@ use crate::program::refused;
 const ORDINARY: &str = "1000:1000";
 /// Where programs are looked for when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Exit code of `bottle-guest` without a command.
+pub(crate) const CALLED_WRONGLY: i32 = 125;
 /// Where the guest's init leaves its process id, for signals.
 const PID_FILE: &str = "/run/bottle-guest.pid";
 
@@ -86,6 +88,11 @@ impl Inside {
         words.extend(["--exec", "--"].map(str::to_owned));
         words.extend_from_slice(&spec.command);
         words
+    }
+
+    /// `bottle-guest` alone: it says how it is called, and ends with [`CALLED_WRONGLY`].
+    pub(crate) fn alone(&self) -> Vec<String> {
+        self.init[..1].to_vec()
     }
 
     /// A signal for the main command.

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::firewall;
 use crate::image::Image;
-use crate::inside::Inside;
+use crate::inside::{CALLED_WRONGLY, Inside};
 use crate::journal::{Entry, Journal, Kind, id};
 use crate::listing::{self, Listed};
 use crate::processes::Process;
@@ -160,8 +160,17 @@ impl Maker {
             ));
         }
         self.narrow(machine).await?;
+        self.open_up(machine).await?;
         machine.held().seen = Some(listed);
         self.start_command(machine)
+    }
+
+    /// The first program of a machine makes the container that all others join. Of two at once one would get a container of
+    /// its own, apart from the other, so the first one is this, which also shows that `bottle-guest` is there and runs.
+    async fn open_up(&self, machine: &Machine) -> Result<(), BackendError> {
+        let shapes = self.program.shapes();
+        let words = shapes.exec_short(&machine.spec.name, &machine.inside.alone(), self.program.state());
+        self.program.call_for(&words, CALLED_WRONGLY, self.limits.create).await
     }
 
     /// Sets the rules of a routed machine, of which nothing but smolvm's own agent has run so far.

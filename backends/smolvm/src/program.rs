@@ -125,6 +125,17 @@ impl Program {
         }
     }
 
+    /// Makes a call that has its options already and must end with this exit code.
+    pub(crate) async fn call_for(&self, words: &[String], code: i32, limit: Duration) -> Result<(), BackendError> {
+        let name = format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "));
+        let said = self.binary.run(&name, words, limit).await?;
+        if said.code == Some(code) {
+            Ok(())
+        } else {
+            Err(failed(&name, &said))
+        }
+    }
+
     /// The program with these words, its environment set, nothing started.
     pub(crate) fn command(&self, words: &[String]) -> Command {
         self.binary.command(words)

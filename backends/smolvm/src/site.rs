@@ -7,6 +7,7 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bottle_backend::BackendError;
 
@@ -28,8 +29,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the environment: `BOTTLE_SMOLVM`, `BOTTLE_SMOLVM_STATE_DIR`, `BOTTLE_CACHE_DIR`, `BOTTLE_SMOLVM_STARTS`. Root's
-    /// own places can be reached by its machines' users, which a home directory cannot.
+    /// From the environment: `BOTTLE_SMOLVM`, `BOTTLE_SMOLVM_STATE_DIR`, `BOTTLE_CACHE_DIR`, `BOTTLE_SMOLVM_STARTS` (at a
+    /// time), `BOTTLE_SMOLVM_START_SECONDS` (at most). Root's own places can be reached by its machines' users, which a home
+    /// directory cannot.
     pub fn from_env() -> Self {
         let variable = |name| {
             std::env::var_os(name)
@@ -45,17 +47,22 @@ impl Settings {
             base.unwrap_or_else(|| variable("HOME").unwrap_or_else(|| "/".into()).join(home))
                 .join("bottle")
         };
-        let starts = std::env::var("BOTTLE_SMOLVM_STARTS")
-            .ok()
-            .and_then(|text| text.parse().ok());
+        let number = |name| {
+            let text = std::env::var(name).ok()?;
+            text.parse::<u32>().ok().filter(|number| *number > 0)
+        };
+        let mut limits = Limits::default();
+        if let Some(seconds) = number("BOTTLE_SMOLVM_START_SECONDS") {
+            limits.start = Duration::from_secs(seconds.into());
+        }
         Self {
             program: variable("BOTTLE_SMOLVM"),
             state: variable("BOTTLE_SMOLVM_STATE_DIR")
                 .unwrap_or_else(|| below("XDG_STATE_HOME", ".local/state", "/var/lib/bottle").join("smolvm")),
             cache: variable("BOTTLE_CACHE_DIR")
                 .unwrap_or_else(|| below("XDG_CACHE_HOME", ".cache", "/var/cache/bottle")),
-            limits: Limits::default(),
-            starts_at_once: starts.filter(|starts| *starts > 0).unwrap_or(1),
+            limits,
+            starts_at_once: number("BOTTLE_SMOLVM_STARTS").map_or(1, |starts| starts as usize),
         }
     }
 }

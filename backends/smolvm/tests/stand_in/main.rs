@@ -63,8 +63,8 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
             .any(|call| call.contains("machine delete") && call.contains(" -f")),
         "{calls}"
     );
-    // Version, create, look, start, look, exec; then a further program and the removal.
-    assert_eq!(calls.lines().count(), 8, "{calls}");
+    // Version, create, look, start, look, first program, command; then a further program and the removal.
+    assert_eq!(calls.lines().count(), 9, "{calls}");
     let environment = std::fs::read_to_string(site.path("smolvm/environment")).unwrap();
     assert!(environment.contains("SMOLVM_IMAGE_SEEDS=0"));
     assert!(environment.contains("SMOLVM_AGENT_READY_TIMEOUT_SECS=25"));
@@ -118,6 +118,9 @@ async fn a_program_that_does_not_answer_is_not_waited_for() {
 #[case("start.late", "", &["starting the guest", "smolvm machine start", "not done within"])]
 #[case("start.kill", "", &["starting the guest", "smolvm machine start"])]
 #[case("start.fail", r#"{"error":{"code":"SMOLVM_ERROR","message":"no /dev/kvm"}}"#, &["starting the guest", "no /dev/kvm"])]
+#[case("exec.hang", "", &["starting the guest", "smolvm machine exec", "not done within"])]
+#[case("exec.kill", "", &["starting the guest", "smolvm machine exec"])]
+#[case("exec.fail", "executable file `/run/bottle/bottle-guest` not found", &["starting the guest", "bottle-guest` not found"])]
 #[case("drift.sed", "s/\"network\": false/\"network\": true/", &["reading back the guest", "network: asked for false, found true"])]
 #[case("drift.sed", "s/\"ports\": 0/\"ports\": 1/", &["ports: asked for 0, found 1"])]
 #[tokio::test]
@@ -126,6 +129,7 @@ async fn a_launch_that_fails_is_undone(#[case] file: &str, #[case] content: &str
     if file.ends_with("hang") || file.ends_with("late") {
         match file.split('.').next().unwrap() {
             "create" => site.settings.limits.create = SHORT,
+            "exec" => site.settings.limits.create = SHORT * 4,
             "start" => site.settings.limits.start = SHORT,
             _ => site.settings.limits.look = SHORT * 2,
         }

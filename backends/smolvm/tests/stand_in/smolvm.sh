@@ -66,6 +66,7 @@ exec)
   [ "$(cat "$vm/state")" = running ] || { echo '{"error":{"code":"SMOLVM_ERROR","message":"machine is not running"}}' >&2; exit 1; }
   # Past the options of bottle-guest to its command.
   while [ $# -gt 0 ] && [ "$1" != -- ]; do shift; done
+  if [ $# -eq 0 ]; then exit 125; fi
   shift
   SITE=$site VM=$vm "$@"
   ;;
