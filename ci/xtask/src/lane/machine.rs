@@ -190,8 +190,8 @@ fn arguments(image: &Image, payload: &Path, port: u16, console: &Path) -> Vec<St
 /// Nested virtualisation of the kind that the emulation has. SMAP and SMEP cost it a lot and prove nothing here.
 const CPU: &str = "EPYC,+svm,+npt,-smap,-smep";
 
-/// Mitigations of real CPUs only slow an emulated one down; without high-resolution timers the guest's guest is not drowned in ticks.
-const KERNEL: &str = "root=/dev/vda rw console=ttyS0 init=/init.sh panic=-1 net.ifnames=0 quiet mitigations=off highres=off tsc=reliable";
+/// Mitigations of real CPUs only slow an emulated one down.
+const KERNEL: &str = "root=/dev/vda rw console=ttyS0 init=/init.sh panic=-1 net.ifnames=0 quiet mitigations=off";
 
 /// A path among QEMU's comma-separated settings: a comma in it is doubled.
 fn comma(path: &Path) -> String {
