@@ -163,7 +163,9 @@ fn limits(limits: &Limits) -> String {
 /// A size in the largest unit that makes a whole number of it.
 pub fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = UNITS.into_iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    let unit = UNITS
+        .into_iter()
+        .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(
         || format!("{bytes} bytes"),
         |(name, unit)| format!("{} {name}", bytes / unit),

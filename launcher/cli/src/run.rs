@@ -8,8 +8,6 @@ use bottle_backend::{Backend, Role};
 use bottle_docker::BuiltImage;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, WorkspaceSource, launch, state_path};
 use bottle_plan::{Plan, PrepareOptions};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 
 use crate::args::{ResumeArgs, RunArgs};
 use crate::backend;
