@@ -51,8 +51,7 @@ pub async fn perform(
 
 /// Has the guest be shown a leaf, and looks at it and at the authority.
 async fn judge(target: &Target<'_>, check: AuthorityCheck, nonce: &Nonce, trusted: &str, observed: &mut Observation) {
-    let guest = &target.fixture.bottle.guest().id;
-    let answer = attempt_in(target, guest, nonce, handshake()).await;
+    let answer = attempt_in(target.fixture, nonce, handshake()).await;
     let leaf = answer.attempt.as_ref().and_then(|attempt| leaf(&attempt.trace));
     observed.take(answer);
     let found = match &leaf {

@@ -152,7 +152,7 @@ fn usage(leaf: &X509Certificate<'_>) -> Vec<String> {
     complaints([
         (
             // digitalSignature is bit 0.
-            !usage.is_some_and(|is| is.value.flags == 1),
+            usage.is_none_or(|is| is.value.flags != 1),
             "the leaf's key is for more than signatures of a handshake",
         ),
         (!is_server_only, "the leaf is for more than a server"),

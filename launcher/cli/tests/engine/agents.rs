@@ -36,8 +36,8 @@ fn prompt_and_skills_are_in_the_guest_before_the_command() {
         let mut stdout = Listener::new(child.stdout.take().unwrap());
         let mut stderr = Listener::new(child.stderr.take().unwrap());
         let code = wait_code(&mut child);
-        stdout.to_end();
-        stderr.to_end();
+        stdout.wait_for_the_end();
+        stderr.wait_for_the_end();
         assert_eq!(
             (code, stdout.heard.as_str()),
             (

@@ -134,7 +134,7 @@ fn what_was_blocked_is_in_the_logs_and_summed_up_at_the_end() {
     send(&child, Signal::TERM);
     assert_eq!(wait_code(&mut child), 128 + 15);
     assert_eq!(wait_code(&mut follower), 0, "following ends with the bottle");
-    stderr.to_end();
+    stderr.wait_for_the_end();
     let expected = "bottle: 4 requests were blocked:\n  \
                     2 x one.test:80: to allow it, egress.allow: [\"one.test\"]\n  \
                     1 x three.test:80: to allow it, egress.allow: [\"three.test\"]\n  \

@@ -245,7 +245,7 @@ impl Listener {
     }
 
     /// Everything up to the end.
-    pub fn to_end(&mut self) {
+    pub fn wait_for_the_end(&mut self) {
         while let Ok(bytes) = self.bytes.recv_timeout(LIMIT) {
             self.heard.push_str(&text(&bytes));
         }

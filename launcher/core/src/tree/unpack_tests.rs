@@ -5,6 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 
+/// Path, kind and link target or content of an entry.
+type Written = (&'static str, tar::EntryType, &'static str);
+
 /// An archive with raw names, which the library would refuse to write.
 fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -40,7 +43,7 @@ fn try_unpack(entries: &[(&str, tar::EntryType, &str)], target: &Path) -> Result
 
 #[test]
 fn hostile_entries_are_refused_and_nothing_is_written() {
-    let table: &[(&str, &[(&str, tar::EntryType, &str)])] = &[
+    let table: &[(&str, &[Written])] = &[
         ("absolute", &[("/etc/x", FILE, "x")]),
         ("parent", &[("app/../../x", FILE, "x")]),
         ("parent as the first", &[("../x", FILE, "x")]),

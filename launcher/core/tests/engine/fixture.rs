@@ -141,6 +141,9 @@ pub fn sealed_of(image: &str, script: &str) -> Plan {
         token_env: vec!["TEST_TOKEN".to_owned()],
         guest,
         state: Vec::new(),
+        workspace: None,
+        trust: Vec::new(),
+        agent: None,
         lifecycle: Lifecycle::default(),
         slug,
     }
