@@ -6,11 +6,11 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
@@ -31,7 +31,7 @@ pub fn confine(wanted: &Confine) -> Result<(), ConfineError> {
         step("set the host name", rustix::system::sethostname(name.as_bytes()))?;
     }
     if wanted.no_resolver {
-        write_resolver(Path::new("/etc/resolv.conf"))?;
+        cover_resolver()?;
     }
     for file_system in &wanted.tmpfs {
         mount_tmpfs(file_system)?;
@@ -138,9 +138,12 @@ fn make_root_read_only() -> Result<(), ConfineError> {
     step("make the root read-only", mount_remount("/", flags, ""))
 }
 
-/// A name server at loopback, where none listens: an image's own list, or the host's, would tell of the host.
-fn write_resolver(path: &Path) -> Result<(), ConfineError> {
-    fs::write(path, "nameserver 127.0.0.1\n").map_err(|error| failed(format!("write {}", path.display()), error))
+/// A name server at loopback, where none listens: the host's own list would tell of the host. smolvm writes that list anew
+/// for every program, so a file of ours covers it.
+fn cover_resolver() -> Result<(), ConfineError> {
+    let (ours, path) = ("/run/bottle-guest.resolv", "/etc/resolv.conf");
+    fs::write(ours, "nameserver 127.0.0.1\n").map_err(|error| failed(format!("write {ours}"), error))?;
+    step("cover /etc/resolv.conf", mount_bind(ours, path))
 }
 
 /// User and group by `user[:group]`, names or numbers.
