@@ -1,10 +1,12 @@
 //! The bundle as real processes. Daemons change their user, so these run as root; each bundle has a network namespace of its
 //! own, so that the fixed port of egress is free.
 
+mod intercept;
 #[cfg(feature = "leaky")]
 mod leaks;
 mod restart;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -54,17 +56,23 @@ fn tokens() -> Value {
     json!({ "tokens": { "T": TOKEN } })
 }
 
+/// The bundle under test: this build's, or what `cargo xtask dist` built for another architecture, behind its emulator.
+fn program() -> Vec<OsString> {
+    match std::env::var_os("BOTTLE_TEST_BUNDLE") {
+        Some(bundle) => std::env::var_os("BOTTLE_TEST_EMULATOR")
+            .into_iter()
+            .chain([bundle])
+            .collect(),
+        None => vec![env!("CARGO_BIN_EXE_bottle-bundle").into()],
+    }
+}
+
 impl Bundle {
     /// A bundle that was told nothing yet.
     fn silent() -> Self {
         let mut child = Command::new("unshare")
-            .args([
-                "--net",
-                "sh",
-                "-c",
-                "ip link set lo up && exec \"$0\"",
-                env!("CARGO_BIN_EXE_bottle-bundle"),
-            ])
+            .args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+            .args(program())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
