@@ -68,6 +68,7 @@ async fn verdicts(lab: &Lab) -> Result<(Verdicts, Verdicts, Verdicts), crate::Su
     let fixture = Fixture::shipped(lab, Kind::Attacked, Topology::Sealed).await?;
     let keys = fixture.keys(lab, &peer);
     let filter = Filter {
+        backend: vec![crate::cli::BackendChoice::Docker],
         patterns: vec!["EG-01".to_owned()],
         topology: vec![Topology::Sealed],
         ..Filter::default()
