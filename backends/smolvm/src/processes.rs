@@ -157,7 +157,13 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let found = below(&path);
+        // The parent of a new program goes on a moment before the program's arguments can be read.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = below(&path);
+        while found.is_empty() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            found = below(&path);
+        }
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [pid]);
         let earlier = Process {
             start: found[0].start + 1,
