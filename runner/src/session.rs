@@ -179,15 +179,11 @@ impl Session {
     pub fn give_up(&self, cells: Vec<Cell>, reason: &str) {
         let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for cell in cells.into_iter().filter(|cell| !judged.contains(cell)) {
-            let judgement = Judgement {
-                verdict: Verdict::Error,
-                reason: format!("not attempted: {reason}"),
-            };
-            self.tell(Event::CaseJudged(Box::new(CaseJudged {
+            self.tell(without_evidence(
                 cell,
-                judgement,
-                evidence: None,
-            })));
+                Verdict::Error,
+                format!("not attempted: {reason}"),
+            ));
         }
     }
 
@@ -195,4 +191,13 @@ impl Session {
     pub fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
+}
+
+/// A verdict on a cell of which nothing was seen.
+pub fn without_evidence(cell: Cell, verdict: Verdict, reason: String) -> Event {
+    Event::CaseJudged(Box::new(CaseJudged {
+        cell,
+        judgement: Judgement { verdict, reason },
+        evidence: None,
+    }))
 }

@@ -9,7 +9,7 @@ use bottle_plan::{LABEL_OWNER_PID, LABEL_ROLE, LABEL_RUN, LABEL_SLUG, Plan};
 
 use crate::failure::Failure;
 use crate::host::state_dir;
-use crate::journal;
+use crate::journal::{self, Tail};
 
 /// Label value of a guest.
 const GUEST: &str = "guest";
@@ -30,6 +30,17 @@ pub struct Live {
     pub directory: PathBuf,
     /// Its plan; `None` when another user or another state directory has it.
     pub plan: Option<Plan>,
+}
+
+impl Live {
+    /// What it said so far.
+    pub fn journal(&self) -> Result<Tail, Failure> {
+        Tail::open(&self.directory).map_err(|source| Failure::Unreadable {
+            path: self.directory.clone(),
+            source,
+            hint: "; only the user that launched a bottle can read what it said",
+        })
+    }
 }
 
 impl Live {

@@ -8,7 +8,7 @@ use crate::args::LogsArgs;
 use crate::backend::with_remains;
 use crate::blocked::{allow_line, place};
 use crate::failure::Failure;
-use crate::journal::{Entry, Tail};
+use crate::journal::Entry;
 use crate::live;
 use crate::plan::print;
 use crate::preflight::printable;
@@ -19,11 +19,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Prints them; with `--follow` until the bottle ends.
 pub async fn logs(args: &LogsArgs) -> Result<u8, Failure> {
     let live = live::one(&*with_remains().await?, args.name.as_deref()).await?;
-    let mut tail = Tail::open(&live.directory).map_err(|source| Failure::Unreadable {
-        path: live.directory.clone(),
-        source,
-        hint: "; only the user that launched a bottle can read what it said",
-    })?;
+    let mut tail = live.journal()?;
     let failed = Failure::system("reading the bottle's journal");
     let follow = async {
         loop {

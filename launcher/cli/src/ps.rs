@@ -8,7 +8,7 @@ use bottle_policy::BundleEvent;
 use crate::args::{CaArgs, PsArgs};
 use crate::backend::with_remains;
 use crate::failure::Failure;
-use crate::journal::{Entry, Tail};
+use crate::journal::Entry;
 use crate::kept::{self, Kept};
 use crate::live::{self, Live};
 use crate::plan::{json, print};
@@ -136,11 +136,7 @@ fn age(seconds: u64) -> String {
 /// Prints the certificate of a bottle's own authority.
 pub async fn ca(args: &CaArgs) -> Result<u8, Failure> {
     let live = live::one(&*with_remains().await?, args.name.as_deref()).await?;
-    let mut tail = Tail::open(&live.directory).map_err(|source| Failure::Unreadable {
-        path: live.directory.clone(),
-        source,
-        hint: "; only the user that launched a bottle can read what it said",
-    })?;
+    let mut tail = live.journal()?;
     while let Some(line) = tail.next().map_err(Failure::system("reading the bottle's journal"))? {
         if let Ok(Entry::Event {
             event: BundleEvent::Ready { ca_pem, .. },

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bottle_backend::{Backend, BackendError, ResourceKind};
 use bottle_docker::Docker;
 use bottle_plan::{LABEL_RUN, Topology};
-use bottle_reports::{CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted};
+use bottle_reports::{Ending, Event, ExpectedCell, Report, RunStarted};
 use bottle_smolvm::Smolvm;
-use probe_spec::{Cell, ExitCode, Judgement, Verdict};
+use probe_spec::{Cell, ExitCode, Verdict};
 use tokio::sync::{mpsc, watch};
 
 use super::output::{Collector, write_reports};
@@ -22,7 +22,7 @@ use crate::lab::{Lab, LabOptions};
 use crate::parts::{Parts, digest, parts};
 use crate::progress;
 use crate::selection::{CaseCell, select};
-use crate::session::{Events, Session};
+use crate::session::{Events, Session, without_evidence};
 use crate::sightings::fresh_nonce;
 use crate::trust::Trust;
 use crate::waivers::Waivers;
@@ -239,18 +239,8 @@ pub fn ending(outcome: Result<(), SuiteError>) -> Ending {
 /// An error for every cell that was not judged.
 pub fn errors_of_the_rest(report: &Report, reason: &str) -> Vec<Event> {
     let rest = report.missing().into_iter().cloned();
-    rest.map(|cell| {
-        let judgement = Judgement {
-            verdict: Verdict::Error,
-            reason: format!("not attempted: {reason}"),
-        };
-        Event::CaseJudged(Box::new(CaseJudged {
-            cell,
-            judgement,
-            evidence: None,
-        }))
-    })
-    .collect()
+    rest.map(|cell| without_evidence(cell, Verdict::Error, format!("not attempted: {reason}")))
+        .collect()
 }
 
 /// Attacks bottles of all chosen topologies, side by side, then takes everything down whatever happened.
@@ -264,16 +254,8 @@ async fn attack(
         cells.into_iter().partition(|cell| cell.not_applicable.is_some());
     for cell in absent {
         let reason = cell.not_applicable.unwrap_or_default();
-        let judgement = Judgement {
-            verdict: Verdict::NotApplicable,
-            reason,
-        };
         // The collector lives as long as this does.
-        let _ = events.send(Event::CaseJudged(Box::new(CaseJudged {
-            cell: cell.cell,
-            judgement,
-            evidence: None,
-        })));
+        let _ = events.send(without_evidence(cell.cell, Verdict::NotApplicable, reason));
     }
     tell_missing(ground, cells.iter().map(|cell| cell.cell.clone()), &events);
     for column in &ground.columns {
@@ -313,16 +295,8 @@ async fn attack(
 pub fn tell_missing(ground: &Ground, cells: impl Iterator<Item = Cell>, events: &Events) {
     for cell in cells {
         if let Some(reason) = ground.lacks(&cell.backend) {
-            let judgement = Judgement {
-                verdict: Verdict::Error,
-                reason,
-            };
             // The collector lives as long as the attack does.
-            let _ = events.send(Event::CaseJudged(Box::new(CaseJudged {
-                cell,
-                judgement,
-                evidence: None,
-            })));
+            let _ = events.send(without_evidence(cell, Verdict::Error, reason));
         }
     }
 }

@@ -13,19 +13,7 @@ use crate::site::{Launched, Listener, Site, code, left_of, send, text, wait_code
 /// A bottle that runs until it is told to end, and its slug.
 fn living(site: &Site, topology: &str, script: &str) -> (Launched, Listener, String) {
     let script = format!("{script}; echo ready; while :; do sleep 0.1; done");
-    let args = [
-        "run",
-        "-y",
-        "-b",
-        "dev",
-        "--topology",
-        topology,
-        "--",
-        "sh",
-        "-c",
-        &script,
-    ];
-    let mut child = Launched::start(&mut site.bottle(&args));
+    let mut child = Launched::start(&mut site.run_shell(topology, &script));
     let mut stdout = Listener::new(child.stdout.take().unwrap());
     stdout.wait_for("ready");
     let slug = slug_of(site, child.id());

@@ -103,9 +103,9 @@ impl Site {
         self.directory.path().join("state")
     }
 
-    /// Runs a shell script in a bottle.
-    pub fn shell(&self, topology: &str, script: &str, input: &[u8]) -> Output {
-        let mut command = self.bottle(&[
+    /// `bottle run` of a shell script.
+    pub fn run_shell(&self, topology: &str, script: &str) -> Command {
+        self.bottle(&[
             "run",
             "-y",
             "-b",
@@ -116,7 +116,12 @@ impl Site {
             "sh",
             "-c",
             script,
-        ]);
+        ])
+    }
+
+    /// Runs a shell script in a bottle.
+    pub fn shell(&self, topology: &str, script: &str, input: &[u8]) -> Output {
+        let mut command = self.run_shell(topology, script);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
         let mut stdin = child.stdin.take().unwrap();
