@@ -75,7 +75,8 @@ impl Heard {
         }
     }
 
-    fn faults_of(&self, case: &str) -> Vec<String> {
+    /// What was wrong with the answer to a case.
+    pub fn faults_of(&self, case: &str) -> Vec<String> {
         let own = self.faults.get(case).into_iter().flatten();
         own.chain(&self.shared_faults).cloned().collect()
     }

@@ -163,8 +163,8 @@ impl Target<'_> {
     }
 
     /// Which witnesses work from now on; see [`Shared::after`].
-    pub async fn prove_after(&self) -> Result<Proof, SuiteError> {
-        self.shared.after(self.lab, self.fixture, self.peer).await
+    pub async fn prove_after(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
+        self.shared.after(self.lab, self.fixture, self.peer, wanted).await
     }
 
     /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.
@@ -190,7 +190,7 @@ impl Target<'_> {
         heard.close(&asked, &run.end);
         let settled = self.settle().await && dropped.0 == self.lab.outside.dropped();
         let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX) / batch.cells.len().max(1) as u64;
-        let mut after = self.prove_after().await?;
+        let mut after = self.prove_after(&wanted).await?;
         if dropped.1 != self.fixture.bottle.events_dropped() {
             // Its silence means nothing when lines were lost.
             after.remove(&Vantage::DecisionLog);

@@ -191,6 +191,9 @@ pub struct LaunchArgs {
     /// Value of the run label.
     #[arg(long)]
     pub run: String,
+    /// Kills itself as soon as it goes on after having noted a step of this kind for its teardown.
+    #[arg(long)]
+    pub die_after: Option<String>,
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -118,6 +118,8 @@ async fn arrives(
         }),
         // No witness hears it: what the host reads of the agent is the proof.
         Vantage::HostProcess => false,
+        // What came from such an address came over IPv6.
+        Vantage::InternetAdvertised => lab.sightings.wait(nonce, Vantage::InternetIp6, left).await,
         at => lab.sightings.wait(nonce, at, left).await,
     }
 }
@@ -183,6 +185,12 @@ fn proof_of(lab: &Lab, peer: &Fixture, at: Vantage) -> Option<(From, Action)> {
             )
         }
         Vantage::InternetIp6 => (From::Outside, tcp(format!("[{}]:18999", world::SINK_ADDRESS6))),
+        Vantage::InternetAdvertised => {
+            let to = format!("[{}]:18999", world::SINK_ADDRESS6);
+            let send = "GET /{nonce} HTTP/1.0\r\n\r\n".to_owned();
+            let from = Some(probe_spec::ADVERTISED.to_owned());
+            (From::Outside, Action::Tcp { to, send, from })
+        }
         Vantage::InternetDns => {
             let server = format!("{}:53", lab.outside_address);
             let name = format!("{{nonce}}.{}", world::EXFIL);

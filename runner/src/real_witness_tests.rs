@@ -75,7 +75,7 @@ async fn verdicts(lab: &Lab) -> Result<(Verdicts, Verdicts, Verdicts), crate::Su
     };
     let (batches, _) = batches(select(&filter).unwrap());
     let wanted = witnesses(batches.iter().flat_map(|batch| batch.cells()));
-    let shared = Shared::new(wanted.clone());
+    let shared = Shared::default();
     let target = Target {
         lab,
         fixture: &fixture,

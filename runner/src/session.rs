@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use probe_spec::{Cell, Evidence, Judgement, Leak, Vantage, Verdict};
 use tokio::sync::mpsc;
 
-use crate::batch::{Batch, Target, batches, witnesses};
+use crate::batch::{Batch, Target, batches};
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind, launch_plan};
 use crate::lab::Lab;
@@ -95,7 +95,7 @@ impl Session {
     /// files come after them, when there is most to see.
     async fn attack_launched(&self, fixture: &Fixture, peer: &Fixture, cells: Vec<CaseCell>) -> Result<(), SuiteError> {
         let keys = fixture.keys(&self.lab, peer);
-        let shared = Shared::new(witnesses(&cells));
+        let shared = Shared::default();
         let target = Target {
             lab: &self.lab,
             fixture,

@@ -22,7 +22,7 @@ use crate::provide::Provided;
 use crate::secrets::Secrets;
 use crate::state;
 use crate::sweep::{SweepScope, sweep};
-use crate::teardown::{StepKind, Teardown, TeardownReport};
+use crate::teardown::{Noted, StepKind, Teardown, TeardownReport};
 use crate::tree::Listing;
 use crate::workspace::WorkspaceSource;
 
@@ -43,6 +43,8 @@ pub struct LaunchOptions {
     pub bundle_archive: Option<(String, Bytes)>,
     /// Told what is going on.
     pub progress: Option<Progress>,
+    /// Told each step that is noted for the teardown.
+    pub noted: Option<Noted>,
     /// Whether to attach to the guest's own streams before its start; see [`Bottle::guest_streams`].
     pub guest_stdio: bool,
     /// How long the bundle may take to be ready.
@@ -66,6 +68,7 @@ impl LaunchOptions {
             state_dir: state_dir.into(),
             bundle_archive: None,
             progress: None,
+            noted: None,
             guest_stdio: false,
             ready_within: Duration::from_secs(20),
             provided: Vec::new(),
@@ -87,11 +90,12 @@ pub async fn launch(
     options: LaunchOptions,
 ) -> Result<Bottle, LaunchError> {
     let cancel = options.cancel.clone();
+    let teardown = Teardown::new(options.noted.clone());
     let site = Site {
         given: plan,
         backend,
         options,
-        teardown: Teardown::default(),
+        teardown,
         settled: OnceLock::new(),
         guest_end: Arc::default(),
         tasks: Mutex::default(),

@@ -32,5 +32,5 @@ pub use provide::{PROVIDED_LIMIT, Provided};
 pub use secrets::Secrets;
 pub use state::state_path;
 pub use sweep::{SweepReport, SweepScope, sweep};
-pub use teardown::{STEP_LIMIT, Step, StepKind, TeardownReport};
+pub use teardown::{Noted, STEP_LIMIT, Step, StepKind, TeardownReport};
 pub use workspace::WorkspaceSource;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -86,9 +86,21 @@ type Chain = Vec<(Step, Undo)>;
 #[derive(Default)]
 pub(crate) struct Teardown {
     steps: Mutex<Vec<(Step, Undo)>>,
+    noted: Option<Noted>,
 }
 
+/// Told each step when it is noted, that is before the thing is made.
+pub type Noted = Arc<dyn Fn(&Step) + Send + Sync>;
+
 impl Teardown {
+    /// Nothing noted yet.
+    pub(crate) fn new(noted: Option<Noted>) -> Self {
+        Self {
+            noted,
+            ..Self::default()
+        }
+    }
+
     /// Notes how to undo `kind` `object`, before it is made: an undo of something that was never made must do nothing.
     pub(crate) fn push(
         &self,
@@ -100,6 +112,9 @@ impl Teardown {
             kind,
             object: object.into(),
         };
+        if let Some(noted) = &self.noted {
+            noted(&step);
+        }
         self.locked().push((step, Box::pin(undo)));
     }
 

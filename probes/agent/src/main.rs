@@ -29,6 +29,7 @@ mod resolve;
 mod scratch;
 mod sockets;
 mod status;
+mod survive;
 mod sweep;
 mod syscall;
 mod talk;
@@ -50,6 +51,7 @@ const USAGE: &str = "usage: bottle-probe COMMAND
   hammer [FILE]               repeat the cases in BOTTLE_HAMMER (base64 of JSON) or in FILE until TERM
   leak-fd [--stay] DIRECTORY -- COMMAND [ARGUMENT..]
                               become (--stay: run) a command with a directory left open
+  survive HOW [IGNORED..]     outlive whoever could end it, ten minutes at most
   setuid-helper               print identity and capabilities";
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         "listen" => listen::main(&args),
         "hammer" => hammer::main(&args),
         "leak-fd" => leak::main(&args),
+        "survive" => survive::main(&args),
         "setuid-helper" => hardening::setuid_helper(),
         _ => {
             eprintln!("{USAGE}");

@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use probe_spec::ADVERTISED;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::notes::{Done, NotIssued, Run, errno};
@@ -16,6 +17,9 @@ use crate::{resolve, wire};
 const TCP_ANSWER: Duration = Duration::from_millis(500);
 const DATAGRAM_ANSWER: Duration = Duration::from_millis(200);
 const ANSWER_BYTES: usize = 4 << 10;
+/// How long an address is waited for that a router advertises: the kernel asks for one within a second of an interface's start,
+/// and tries it for a second (RFC 4861, 10; RFC 4862, 5.1).
+const ADVERTISED_WITHIN: Duration = Duration::from_secs(3);
 /// Pause between the two sendings of a datagram.
 const DATAGRAM_PAUSE: Duration = Duration::from_millis(20);
 /// Largest datagram (65,535 less the IPv4 and UDP headers).
@@ -24,7 +28,13 @@ const DATAGRAM_BYTES: usize = 65_507;
 /// Action `Tcp`.
 pub fn tcp(run: &Run, to: &str, send: &str, from: Option<&str>) -> Done {
     let bytes = run.words.bytes(send)?;
-    let from = from.map(|from| source(run, from)).transpose()?;
+    let from = match from {
+        Some(ADVERTISED) => match advertised(run) {
+            Some(address) => Some(address),
+            None => return Ok(()),
+        },
+        from => from.map(|from| source(run, from)).transpose()?,
+    };
     for address in resolve::addresses(run, &run.words.text(to)?)? {
         match wire::connect(run, address, from) {
             Err(error) => run.trace(format!("connect {address}: {}", errno(&error))),
@@ -48,6 +58,46 @@ fn source(run: &Run, from: &str) -> Result<IpAddr, NotIssued> {
     let from = run.words.text(from)?;
     from.parse()
         .map_err(|_| NotIssued::Unfit(format!("expected a source address, found `{from}`")))
+}
+
+/// An address that a router advertised, once there is one. Where none comes there is nothing to send from: that was the attempt.
+fn advertised(run: &Run) -> Option<IpAddr> {
+    let end = Instant::now() + run.within(ADVERTISED_WITHIN);
+    loop {
+        let interfaces = std::fs::read_to_string("/proc/net/if_inet6");
+        let found = interfaces
+            .as_deref()
+            .unwrap_or_default()
+            .lines()
+            .find_map(advertised_in);
+        if let Some(address) = found {
+            run.trace(format!("a router advertised {address}"));
+            return Some(address.into());
+        }
+        let is_alone = std::fs::read_to_string("/proc/net/dev").is_ok_and(|text| has_only_loopback(&text));
+        if is_alone || Instant::now() >= end {
+            let addresses = outcome("addresses", interfaces.map(|text| text.trim().to_owned()));
+            run.trace(format!("no router advertised an address; {addresses}"));
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The address in a line of `/proc/net/if_inet6` (address, index, prefix length, scope, flags, name), when it is of global
+/// scope, was not set by hand (`IFA_F_PERMANENT`), and nobody else on the link has it (`IFA_F_TENTATIVE`).
+fn advertised_in(line: &str) -> Option<std::net::Ipv6Addr> {
+    let mut fields = line.split_ascii_whitespace();
+    let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+    let number = |field: &str| u8::from_str_radix(field, 16).ok();
+    let (scope, flags) = (number(fields.nth(2)?)?, number(fields.next()?)?);
+    (scope == 0 && flags & (0x80 | 0x40) == 0).then(|| address.into())
+}
+
+/// Whether `/proc/net/dev` lists no interface that leads anywhere: then no advertisement can come.
+fn has_only_loopback(text: &str) -> bool {
+    let names = text.lines().filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim()).all(|name| name == "lo")
 }
 
 /// Action `Udp`.
@@ -248,5 +298,25 @@ mod tests {
         assert!(run.notes.content().findings.is_empty());
         assert!(is_echo_reply(b"\0\0abc", false, Ipv4Addr::LOCALHOST.into(), b"abc"));
         assert!(!is_echo_reply(b"\x08\0abc", false, Ipv4Addr::LOCALHOST.into(), b"abc"));
+    }
+
+    #[rstest::rstest]
+    #[case::advertised("20010db800ad00000000000000000007 02 40 00 20     eth0", Some("2001:db8:ad::7"))]
+    #[case::set_by_hand("20010db800ad00000000000000000007 02 40 00 80     eth0", None)]
+    #[case::not_tried_yet("20010db800ad00000000000000000007 02 40 00 60     eth0", None)]
+    #[case::of_the_link_alone("fe800000000000000000000000000007 02 40 20 00     eth0", None)]
+    #[case::loopback("00000000000000000000000000000001 01 80 10 80       lo", None)]
+    #[case::cut_off("20010db800ad0000", None)]
+    #[case::empty("", None)]
+    fn an_advertised_address_is_told_from_others(#[case] line: &str, #[case] expected: Option<&str>) {
+        let expected: Option<std::net::Ipv6Addr> = expected.map(|text| text.parse().expect("is an address"));
+        assert_eq!(advertised_in(line), expected);
+    }
+
+    #[rstest::rstest]
+    #[case("Inter-|   Receive\n face |bytes\n    lo: 0 0\n", true)]
+    #[case("Inter-|   Receive\n face |bytes\n    lo: 0 0\n  eth0: 0 0\n", false)]
+    fn interfaces_that_lead_somewhere_are_told(#[case] text: &str, #[case] expected: bool) {
+        assert_eq!(has_only_loopback(text), expected);
     }
 }

@@ -7,6 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// As a source address: whichever the guest has made of a router's advertisement (RFC 4862).
+pub const ADVERTISED: &str = "advertised";
+
 /// One thing to attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
@@ -17,7 +20,7 @@ pub enum Action {
         to: String,
         /// What is sent after connecting.
         send: String,
-        /// Source address to bind first.
+        /// Source address to bind first; [`ADVERTISED`]: one that a router advertised, waited for where there is none yet.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
     },
@@ -172,6 +175,13 @@ pub enum Action {
         /// The question.
         send: String,
     },
+    /// Starts a process that is to outlive the agent and the bottle, with the text in its arguments.
+    Survive {
+        /// By what means.
+        how: Survival,
+        /// The text.
+        text: String,
+    },
     /// Serves as a listener for nonces and prints a sighting a line (peer guests). Never ends by itself.
     Listen {
         /// TCP and UDP ports.
@@ -180,6 +190,32 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         addresses: Vec<String>,
     },
+}
+
+/// How a process tries to outlive those who could end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Survival {
+    /// Its parent ends at once, so that it is a child of the guest's init.
+    DoubleFork,
+    /// It leads a session of its own, without a terminal.
+    NewSession,
+    /// SIGHUP, SIGINT and SIGTERM do nothing to it.
+    IgnoredSignals,
+    /// It is stopped, and takes no signal but SIGKILL and SIGCONT.
+    Stopped,
+}
+
+impl Survival {
+    /// Its name, as the agent is told.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DoubleFork => "double-fork",
+            Self::NewSession => "new-session",
+            Self::IgnoredSignals => "ignored-signals",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// For fields that are left out of documents when they are false.

@@ -19,6 +19,8 @@ pub enum Vantage {
     InternetIcmp,
     /// Any of these over IPv6.
     InternetIp6,
+    /// Any of these over IPv6, from an address that the stand-in internet's router advertised (RFC 4862).
+    InternetAdvertised,
     /// A name in a query that reached the authoritative name server.
     InternetDns,
     /// A request at the fake metadata service.

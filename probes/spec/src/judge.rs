@@ -202,6 +202,7 @@ fn words(at: Vantage) -> &'static str {
         Vantage::InternetUdp => "the stand-in internet (UDP)",
         Vantage::InternetIcmp => "the stand-in internet (ICMP)",
         Vantage::InternetIp6 => "the stand-in internet (IPv6)",
+        Vantage::InternetAdvertised => "the stand-in internet's router (IPv6)",
         Vantage::InternetDns => "the authoritative name server",
         Vantage::Metadata => "the stand-in metadata service",
         Vantage::Origin => "an origin server",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Oracle, Vantage};
+use crate::{Action, Oracle, Survival, Vantage};
 
 /// One requirement and how it is attacked.
 pub struct Probe {
@@ -110,6 +110,10 @@ pub enum RunnerCase {
     SecretInEngine(EnginePlace),
     /// TX-05: looks at certificate authorities from outside.
     Authority(AuthorityCheck),
+    /// LC-06: has the guest start a process that is to outlive its parent, closes the bottle, and looks for it on the host.
+    Survivor(Survival),
+    /// LC-09: kills a launcher, cleans up after it, and looks whether more than its bottle's is gone, or less.
+    Cleanup(CleanupCheck),
     /// XB-06: closes a bottle, opens another that takes its address, and attacks with what belonged to the former.
     AddressReuse(ReuseCheck),
     /// XB-09: the guest writes a nonce to these places, the peer searches all its files.
@@ -161,6 +165,21 @@ pub enum LauncherDeath {
     KillWhileLaunching,
     /// SIGKILL while the guest runs; only what bears the bottle's name without its label counts, in the engine and on the host.
     KillByName,
+    /// SIGKILL in the middle of a launch, as soon as it goes on after having noted this step of its teardown.
+    KillAfterStep(&'static str),
+    /// SIGKILL after the bundle was begun to be made: its guest must not run yet.
+    KillBeforeReadiness,
+}
+
+/// What is checked about a cleanup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanupCheck {
+    /// Containers, networks and volumes of others stay, whatever they are called.
+    ForeignObjects,
+    /// Files beside the bottle's own stay, and those that a link in its directory leads to.
+    ForeignFiles,
+    /// Two that run at once remove everything, and neither fails.
+    TwoAtOnce,
 }
 
 /// What is checked about state files.
@@ -327,6 +346,8 @@ pub enum Leak {
     FdLeak,
     #[serde(rename = "K-NOREAP")]
     NoReap,
+    #[serde(rename = "K-REAPALL")]
+    ReapAll,
     #[serde(rename = "K-KEEPKEYS")]
     KeepKeys,
 }
@@ -371,6 +392,7 @@ impl Leak {
         Self::Sock,
         Self::FdLeak,
         Self::NoReap,
+        Self::ReapAll,
         Self::KeepKeys,
     ];
 }

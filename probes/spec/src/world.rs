@@ -43,6 +43,8 @@ pub const ONE_PORT: &str = "oneport.test:8443";
 pub const SINK_ADDRESS: &str = "203.0.113.99";
 /// The same in IPv6.
 pub const SINK_ADDRESS6: &str = "2001:db8:5::99";
+/// The /64 that the stand-in internet's router advertises to whoever asks (RFC 4861, 4.2), in the IPv6 range for documentation.
+pub const ADVERTISED6: &str = "2001:db8:ad::";
 /// Name servers outside: any address does; this is the one that cases use.
 pub const OUTSIDE_RESOLVER: &str = "203.0.113.53";
 /// The domain under which cases put nonces into names.

@@ -1,8 +1,8 @@
 //! XB-09, XB-10, XB-13, XB-14: what passes from one bottle to another.
 
-use probe_spec::{Action, Nonce, Place as Search};
+use probe_spec::{Action, Nonce, Place as Search, RunnerCase};
 
-use super::{Observation, attempt_in, launch_like};
+use super::{Observation, Together, attempt_in, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::images::MARKER;
@@ -48,24 +48,29 @@ pub async fn write_then_peer(
     Ok(observed)
 }
 
-/// The guest of one bottle writes the nonce, is closed, and the guest of a fresh one of the same image searches.
-pub async fn write_then_fresh(
-    target: &Target<'_>,
-    cell: &CaseCell,
-    places: &[&'static str],
-    nonce: &Nonce,
-) -> Result<Observation, SuiteError> {
-    let mut observed = Observation {
-        issued: true,
-        ..Observation::default()
-    };
+/// The guest of one bottle writes a nonce for each case, is closed, and the guest of a fresh one of the same image searches.
+/// Two bottles serve all cases.
+pub async fn write_then_fresh(target: &Target<'_>, cell: &CaseCell) -> Result<Observation, SuiteError> {
+    let next = target.shared.next.get_or_try_init(|| written_then_fresh(target, cell));
+    Ok(next.await?.of(cell))
+}
+
+async fn written_then_fresh(target: &Target<'_>, cell: &CaseCell) -> Result<Together, SuiteError> {
+    let (mut next, cases) = Together::begin(cell);
+    let writes = cases.iter().filter_map(|case| match &case.what {
+        RunnerCase::WriteThenFreshSearches(places) => Some((case, case.nonce.clone(), write(places))),
+        _ => None,
+    });
     let first = launch_like(target, cell).await?;
-    observed.take(attempt_in(&first, nonce, write(places)).await);
-    observed.trace.extend(first.close(target.lab).await);
+    next.attempt(&first, writes.collect()).await;
+    let mut left = first.close(target.lab).await;
     let fresh = launch_like(target, cell).await?;
-    observed.take(attempt_in(&fresh, &fresh_nonce(), search(nonce)).await);
-    observed.trace.extend(fresh.close(target.lab).await);
-    Ok(observed)
+    let searches = cases.iter().map(|case| (case, fresh_nonce(), search(&case.nonce)));
+    next.attempt(&fresh, searches.collect()).await;
+    left.extend(fresh.close(target.lab).await);
+    next.each()
+        .for_each(|observed| observed.trace.extend(left.iter().cloned()));
+    Ok(next)
 }
 
 /// The peer does what its policy and token allow, then the bottle under test tries to profit from it.

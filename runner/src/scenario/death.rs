@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bottle_backend::{Backend, Resource, ResourceKind};
 use bottle_docker::Docker;
-use bottle_launch::{LaunchOptions, Secrets, SweepScope, launch, sweep};
+use bottle_launch::{LaunchOptions, Secrets, Step, SweepScope, launch, sweep};
 use bottle_plan::{LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -25,6 +25,8 @@ use crate::lab::Lab;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
+/// How long a launch may take.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(30);
 /// Within what time a guest must have ended after its launcher.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Starts of launchers that come after one that died while launching.
@@ -47,6 +49,9 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
     let stop = signals();
     let mut options = LaunchOptions::new(args.run.clone(), &args.state);
     options.cancel = Some(stop.clone());
+    if let Some(step) = args.die_after.clone() {
+        die_after(&mut options, step);
+    }
     let bottle = launch(plan, secrets, backend, options)
         .await
         .map_err(SuiteError::from)?;
@@ -91,7 +96,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
         issued: true,
         ..Observation::default()
     };
-    let mut child = match start(target, &plan) {
+    let mut child = match start(target, &plan, death) {
         Ok(child) => child,
         Err(error) => {
             return Ok(Observation::not_issued(format!(
@@ -100,10 +105,10 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
         }
     };
     let slug = plan.slug.as_str();
-    let there = if death == LauncherDeath::KillWhileLaunching {
-        wait_for_first_object(&*lab.backend, slug).await
-    } else {
-        wait_until_up(&mut child).await
+    let there = match death {
+        LauncherDeath::KillWhileLaunching => wait_for_first_object(&*lab.backend, slug).await,
+        _ if dies_after(death).is_some() => wait_until_killed(&mut child, &mut observed).await,
+        _ => wait_until_up(&mut child).await,
     };
     if !there {
         let _ = child.kill().await;
@@ -111,18 +116,28 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
         return Ok(Observation::not_issued("the launcher did not come so far"));
     }
     let seen = by_label(&*lab.backend, slug).await?;
+    let state = bottle_launch::state_path(&lab.state_dir(), slug);
     observed.note(format!("{} objects before the launcher's end", seen.len()));
     if death == LauncherDeath::KillByName {
         see_others(lab, &mut observed).await;
-    } else if !seen.is_empty() {
+    } else if !seen.is_empty() || state.exists() {
         observed.alive.push(Vantage::Inventory);
+    }
+    if death == LauncherDeath::KillBeforeReadiness {
+        let running = running(&*lab.backend, slug).await.into_iter();
+        let guests = running.filter(|name| name.ends_with("-guest"));
+        observed
+            .findings
+            .extend(guests.map(|name| format!("runs though its bundle was never ready: {name}")));
     }
     let leftovers = if removed.leaves_by_name {
         Some(Leftovers::make(lab, slug).await)
     } else {
         None
     };
-    end(&mut child, death, &mut observed).await;
+    if dies_after(death).is_none() {
+        end(&mut child, death, &mut observed).await;
+    }
     let containers = wait_for_containers(&*lab.backend, slug).await;
     let mut findings: Vec<String> = containers
         .into_iter()
@@ -133,7 +148,6 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     }
     let left = by_label(&*lab.backend, slug).await?;
     findings.extend(left.into_iter().map(|one| format!("left: {:?} {}", one.kind, one.name)));
-    let state = bottle_launch::state_path(&lab.state_dir(), slug);
     if state.exists() {
         findings.push("left: the state directory".to_owned());
     }
@@ -151,7 +165,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     Ok(observed)
 }
 
-async fn by_label(backend: &dyn Backend, slug: &str) -> Result<Vec<Resource>, SuiteError> {
+pub(super) async fn by_label(backend: &dyn Backend, slug: &str) -> Result<Vec<Resource>, SuiteError> {
     let found = backend.inventory(LABEL_SLUG, Some(slug)).await;
     found.map_err(SuiteError::engine("listing a bottle"))
 }
@@ -203,18 +217,20 @@ async fn next_starts(target: &Target<'_>, death: LauncherDeath, observed: &mut O
             "the next launcher's sweep removed {} objects",
             swept.removed.len()
         ));
-        if death != LauncherDeath::KillWhileLaunching && swept.failed.is_empty() {
+        let was_up = death != LauncherDeath::KillWhileLaunching && dies_after(death).is_none();
+        if was_up && swept.failed.is_empty() {
             break;
         }
     }
     Ok(())
 }
 
-fn plan_file(target: &Target<'_>, plan: &Plan) -> PathBuf {
+pub(super) fn plan_file(target: &Target<'_>, plan: &Plan) -> PathBuf {
     target.lab.directory.join(format!("{}.plan.json", plan.slug))
 }
 
-fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
+/// Starts a launcher of its own, which dies by itself where the death is one of a step.
+pub(super) fn start(target: &Target<'_>, plan: &Plan, death: LauncherDeath) -> std::io::Result<Child> {
     let file = plan_file(target, plan);
     std::fs::write(&file, serde_json::to_vec(plan)?)?;
     let program = target.lab.program.clone().map_or_else(std::env::current_exe, Ok)?;
@@ -226,6 +242,7 @@ fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
         .arg(target.lab.state_dir())
         .arg("--run")
         .arg(&target.lab.run)
+        .args(dies_after(death).into_iter().flat_map(|step| ["--die-after", step]))
         .env(TOKEN_ENV, fresh_nonce().as_str())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -234,12 +251,12 @@ fn start(target: &Target<'_>, plan: &Plan) -> std::io::Result<Child> {
         .spawn()
 }
 
-async fn wait_until_up(child: &mut Child) -> bool {
+pub(super) async fn wait_until_up(child: &mut Child) -> bool {
     let Some(stdout) = child.stdout.take() else {
         return false;
     };
     let mut lines = BufReader::new(stdout).lines();
-    let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await;
+    let line = tokio::time::timeout(LAUNCH_LIMIT, lines.next_line()).await;
     matches!(line, Ok(Ok(Some(line))) if line == UP)
 }
 
@@ -254,12 +271,12 @@ async fn wait_for_first_object(backend: &dyn Backend, slug: &str) -> bool {
     false
 }
 
-async fn end(child: &mut Child, death: LauncherDeath, observed: &mut Observation) {
+pub(super) async fn end(child: &mut Child, death: LauncherDeath, observed: &mut Observation) {
     use rustix::process::Signal;
     let signal = match death {
-        LauncherDeath::Kill | LauncherDeath::KillByName | LauncherDeath::KillWhileLaunching => Signal::KILL,
         LauncherDeath::Interrupt => Signal::INT,
         LauncherDeath::Hangup => Signal::HUP,
+        _ => Signal::KILL,
     };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let sent = pid.map(|pid| crate::processes::signal(&[pid], signal));
@@ -272,21 +289,91 @@ async fn end(child: &mut Child, death: LauncherDeath, observed: &mut Observation
 }
 
 /// Containers that are still there after the time in which they must have ended.
-async fn wait_for_containers(backend: &dyn Backend, slug: &str) -> Vec<String> {
+pub(super) async fn wait_for_containers(backend: &dyn Backend, slug: &str) -> Vec<String> {
     let deadline = Instant::now() + ENDS_WITHIN;
     loop {
-        let left = backend.inventory(LABEL_SLUG, Some(slug)).await.unwrap_or_default();
-        let mut running = Vec::new();
-        for container in left.into_iter().filter(|one| one.kind == ResourceKind::Container) {
-            // Created and never started: the sweep's.
-            let seen = backend.observe(bottle_backend::Role::Guest, &container.id).await;
-            if seen.is_ok_and(|seen| seen.running) {
-                running.push(container.name);
-            }
-        }
+        let running = running(backend, slug).await;
         if running.is_empty() || Instant::now() > deadline {
             return running;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Containers that run. Those that were created and never started are the sweep's.
+async fn running(backend: &dyn Backend, slug: &str) -> Vec<String> {
+    let mut running = Vec::new();
+    let left = backend.inventory(LABEL_SLUG, Some(slug)).await.unwrap_or_default();
+    for container in left.into_iter().filter(|one| one.kind == ResourceKind::Container) {
+        let seen = backend.observe(bottle_backend::Role::Guest, &container.id).await;
+        if seen.is_ok_and(|seen| seen.running) {
+            running.push(container.name);
+        }
+    }
+    running
+}
+
+/// The step of its launch after which a launcher dies by itself.
+fn dies_after(death: LauncherDeath) -> Option<&'static str> {
+    match death {
+        LauncherDeath::KillAfterStep(step) => Some(step),
+        LauncherDeath::KillBeforeReadiness => Some("bundle"),
+        _ => None,
+    }
+}
+
+/// Waits for a launcher that kills itself; whether it did.
+async fn wait_until_killed(child: &mut Child, observed: &mut Observation) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let ended = tokio::time::timeout(LAUNCH_LIMIT, child.wait()).await;
+    observed.note(format!("the launcher ended with {ended:?}"));
+    matches!(ended, Ok(Ok(status)) if status.signal() == Some(rustix::process::Signal::KILL.as_raw()))
+}
+
+/// Has this process killed as soon as a launch goes on after having noted a step of this kind: when it notes the next, or says
+/// what it does next.
+fn die_after(options: &mut LaunchOptions, step: String) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let is_noted = Arc::new(AtomicBool::new(false));
+    let go_on = {
+        let is_noted = is_noted.clone();
+        move || {
+            if is_noted.load(Ordering::SeqCst) {
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            }
+        }
+    };
+    options.progress = Some(Arc::new({
+        let go_on = go_on.clone();
+        move |_: &str| go_on()
+    }));
+    options.noted = Some(Arc::new(move |noted: &Step| {
+        go_on();
+        if noted.kind.name() == step {
+            is_noted.store(true, Ordering::SeqCst);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use bottle_launch::StepKind;
+
+    use super::*;
+
+    #[test]
+    fn a_launcher_is_killed_after_every_step_of_its_teardown() {
+        let probe = probe_spec::probe("LC-03").unwrap();
+        let covered: Vec<&str> = (probe.cases)()
+            .iter()
+            .filter_map(|case| match case.how {
+                probe_spec::How::Runner(probe_spec::RunnerCase::LauncherDeath(LauncherDeath::KillAfterStep(step))) => {
+                    Some(step)
+                }
+                _ => None,
+            })
+            .collect();
+        let steps: Vec<&str> = StepKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(covered, steps);
     }
 }

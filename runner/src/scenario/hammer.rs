@@ -67,7 +67,7 @@ pub async fn perform(
         (fixture, observed)
     };
     let settled = target.settle().await;
-    let after = target.prove_after().await?;
+    let after = target.prove_after(&wanted).await?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let seen = Seen {
         nonce,
@@ -261,16 +261,9 @@ fn observe(list: &AgentList, run: AgentRun, disturbed: Result<String, String>, g
         ));
         return observed;
     }
-    let attempt = heard.attempts.remove("case");
-    let faults = heard
-        .faults
-        .into_values()
-        .flatten()
-        .chain(heard.shared_faults)
-        .collect();
     observed.take(super::Answer {
-        attempt,
-        faults,
+        faults: heard.faults_of("case"),
+        attempt: heard.attempts.remove("case"),
         end: run.end,
     });
     observed

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bottle_backend::Backend;
+use bottle_backend::{Backend, Role};
 use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
+use super::images;
 use super::inventory::Marks;
 use super::leftovers::{self, Leftovers};
+use super::state::files_of;
 use super::{Observation, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
@@ -25,6 +27,12 @@ pub struct Stopped {
     kinds: Vec<(InventoryKind, Found, Found)>,
     /// What its removal said.
     problems: Vec<String>,
+    /// How many files of state it had while it was up.
+    pub state_files: usize,
+    /// What there was of its state right after the stop.
+    pub state_left: Vec<String>,
+    /// Images that were made of it, after its stop; an error says what could not be read.
+    pub images: Result<Vec<String>, String>,
 }
 
 const KINDS: [InventoryKind; 14] = [
@@ -69,7 +77,21 @@ impl Stopped {
             };
             alive.push((kind, found));
         }
+        let state = fixture.bottle.state().to_owned();
+        let state_files = files_of(&state).len();
+        let kept = if fixture.removed.keeps_images {
+            images::keep(fixture.bottle.id(Role::Guest), &fixture.token)
+                .await
+                .map(Some)
+        } else {
+            Ok(None)
+        };
         let report = fixture.bottle.close().await;
+        let mut state_left: Vec<String> = files_of(&state).iter().map(|path| path.display().to_string()).collect();
+        if state.exists() {
+            state_left.push(state.display().to_string());
+        }
+        let images = images_of(marks.slug(), kept).await;
         let problems = report.errors();
         let problems = problems.map(|(step, problem)| format!("{step} was not removed: {problem}"));
         let problems = problems.collect();
@@ -83,8 +105,23 @@ impl Stopped {
         if let Some(leftovers) = leftovers {
             complain(leftovers.remove(backend).await);
         }
-        Ok(Self { kinds, problems })
+        Ok(Self {
+            kinds,
+            problems,
+            state_files,
+            state_left,
+            images,
+        })
     }
+}
+
+/// The images of a bottle, and then none of the one that a known-leaky bottle kept.
+async fn images_of(slug: &str, kept: Result<Option<String>, String>) -> Result<Vec<String>, String> {
+    let found = images::of_bottle(slug).await;
+    if let Some(kept) = kept? {
+        images::remove(&kept).await?;
+    }
+    found
 }
 
 /// What the inventory sees of the kinds that no bottle has by design: things of these kinds are made under a name of their own,
@@ -116,10 +153,15 @@ pub fn complain(left: Vec<String>) {
     }
 }
 
+/// The bottle that was stopped for all.
+pub async fn stopped<'a>(target: &Target<'a>, cell: &CaseCell) -> Result<&'a Stopped, SuiteError> {
+    let stopped = &target.shared.stopped;
+    stopped.get_or_try_init(|| Stopped::make(target, cell)).await
+}
+
 /// Looks for what is left of a kind after a bottle was launched and closed. One bottle serves every kind.
 pub async fn after_stop(target: &Target<'_>, cell: &CaseCell, kind: InventoryKind) -> Result<Observation, SuiteError> {
-    let stopped = &target.shared.stopped;
-    let stopped = stopped.get_or_try_init(|| Stopped::make(target, cell)).await?;
+    let stopped = stopped(target, cell).await?;
     let mut observed = Observation {
         issued: true,
         ..Observation::default()

@@ -2,6 +2,7 @@
 
 mod authority;
 mod certificates;
+mod cleanup;
 mod cross;
 mod death;
 mod hammer;
@@ -13,8 +14,9 @@ mod reuse;
 mod search;
 mod secrets;
 mod state;
+mod survivors;
+mod together;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use probe_spec::{
@@ -24,6 +26,7 @@ use probe_spec::{
 
 pub use death::launcher;
 pub use lifecycle::{Stopped, sweep_up};
+pub use together::Together;
 
 use crate::agent::attempt;
 use crate::assemble::{Heard, Proof, expectation};
@@ -35,8 +38,10 @@ use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
 /// What a scenario came to.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Observation {
+    /// What was attempted with, where it is not the nonce that the case was given: several cases were performed together.
+    pub nonce: Option<Nonce>,
     /// Whether everything that the case asks for was really done.
     pub issued: bool,
     /// What was found that must not be there.
@@ -96,34 +101,40 @@ pub struct Answer {
 
 /// Has the agent in a bottle's guest attempt one action, filled in already.
 pub async fn attempt_in(fixture: &Fixture, nonce: &Nonce, action: Action) -> Answer {
-    let limit = limit_ms(&action);
-    let case = AgentCase {
-        case: "case".to_owned(),
-        nonce: nonce.clone(),
-        ok: fresh_nonce(),
-        action,
-        limit_ms: limit,
-    };
-    let asked = BTreeMap::from([("case".to_owned(), nonce.clone())]);
-    let list = AgentList {
-        cases: vec![case],
-        parallel: 1,
-    };
-    let limit = Duration::from_millis(limit + 5_000);
+    let answers = attempt_all_in(fixture, vec![(nonce.clone(), action)]).await;
+    answers.into_iter().next().unwrap_or_else(|| Answer {
+        attempt: None,
+        faults: Vec::new(),
+        end: AgentEnd::NotStarted("nothing was asked".to_owned()),
+    })
+}
+
+/// Has one agent in a bottle's guest attempt actions one after another, filled in already; an answer for each.
+pub async fn attempt_all_in(fixture: &Fixture, actions: Vec<(Nonce, Action)>) -> Vec<Answer> {
+    let mut limit = Duration::from_secs(5);
+    let mut cases = Vec::new();
+    for (number, (nonce, action)) in actions.into_iter().enumerate() {
+        let limit_ms = limit_ms(&action);
+        limit += Duration::from_millis(limit_ms);
+        cases.push(AgentCase {
+            case: format!("case-{number}"),
+            nonce,
+            ok: fresh_nonce(),
+            action,
+            limit_ms,
+        });
+    }
+    let asked = crate::proof::asked(&cases);
+    let list = AgentList { cases, parallel: 1 };
     let run = attempt(fixture.place(), &list, &fresh_nonce(), limit).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
-    let faults = heard
-        .faults
-        .into_values()
-        .flatten()
-        .chain(heard.shared_faults)
-        .collect();
-    Answer {
-        attempt: heard.attempts.remove("case"),
-        faults,
-        end: run.end,
-    }
+    let answers = list.cases.iter().map(|case| Answer {
+        faults: heard.faults_of(&case.case),
+        attempt: heard.attempts.remove(&case.case),
+        end: run.end.clone(),
+    });
+    answers.collect()
 }
 
 /// Whether a case is about bottles of its own only: then it may be performed beside whatever goes on in the bottle under test.
@@ -134,6 +145,8 @@ pub fn stands_alone(how: &How) -> bool {
             case,
             RunnerCase::InventoryAfterStop(_)
                 | RunnerCase::LauncherDeath(_)
+                | RunnerCase::Survivor(_)
+                | RunnerCase::Cleanup(_)
                 | RunnerCase::AddressReuse(_)
                 | RunnerCase::WriteThenFreshSearches(_)
                 | RunnerCase::StateFiles(
@@ -170,10 +183,10 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Evidence, S
         How::Runner(case) => runner_case(target, cell, case, &nonce).await?,
     };
     let settled = target.settle().await;
-    let after = target.prove_after().await?;
+    let after = target.prove_after(&wanted).await?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let seen = Seen {
-        nonce,
+        nonce: observed.nonce.clone().unwrap_or(nonce),
         started,
         took_ms,
         settled,
@@ -191,13 +204,15 @@ async fn runner_case(
     match case {
         RunnerCase::InventoryAfterStop(kind) => lifecycle::after_stop(target, cell, *kind).await,
         RunnerCase::LauncherDeath(death) => death::perform(target, cell, *death).await,
+        RunnerCase::Survivor(_) => survivors::perform(target, cell).await,
+        RunnerCase::Cleanup(_) => cleanup::perform(target, cell).await,
         RunnerCase::StateFiles(check) => state::perform(target, cell, *check).await,
         RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
         RunnerCase::Authority(check) => authority::perform(target, cell, *check, nonce).await,
-        RunnerCase::AddressReuse(check) => reuse::perform(target, cell, *check, nonce).await,
+        RunnerCase::AddressReuse(_) => reuse::perform(target, cell).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
-        RunnerCase::WriteThenFreshSearches(places) => cross::write_then_fresh(target, cell, places, nonce).await,
+        RunnerCase::WriteThenFreshSearches(_) => cross::write_then_fresh(target, cell).await,
         RunnerCase::PeerThenSelf { peer, own } => cross::peer_then_self(target, peer, own, nonce).await,
     }
 }

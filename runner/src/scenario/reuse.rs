@@ -2,9 +2,9 @@
 
 use bottle_backend::Role;
 use bottle_plan::{NetworkPlan, Plan};
-use probe_spec::{Action, Nonce, ReuseCheck, Step, world};
+use probe_spec::{Action, Nonce, ReuseCheck, RunnerCase, Step, world};
 
-use super::{Observation, attempt_in};
+use super::{Observation, Together, attempt_in};
 use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind, launch_plan};
@@ -13,49 +13,55 @@ use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
 
 /// Launches a bottle with the peer's rights, closes it, gives its subnet (and so its addresses) to a bottle with other rights,
-/// and attacks with what belonged to the former.
-pub async fn perform(
-    target: &Target<'_>,
-    cell: &CaseCell,
-    check: ReuseCheck,
-    nonce: &Nonce,
-) -> Result<Observation, SuiteError> {
+/// and attacks with what belonged to the former. Two bottles serve all cases.
+pub async fn perform(target: &Target<'_>, cell: &CaseCell) -> Result<Observation, SuiteError> {
+    let heir = target.shared.heir.get_or_try_init(|| inherit(target, cell));
+    Ok(heir.await?.of(cell))
+}
+
+async fn inherit(target: &Target<'_>, cell: &CaseCell) -> Result<Together, SuiteError> {
     let lab = target.lab;
     let leak = target.fixture.leak;
-    let mut observed = Observation {
-        issued: true,
-        ..Observation::default()
-    };
+    let (mut heirs, cases) = Together::begin(cell);
     let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
     let address = former.inner_address(Role::Guest);
     let allowed = attempt_in(&former, &fresh_nonce(), peer_request(&fresh_nonce())).await;
-    observed.note(format!("the former owner's own request: {:?}", allowed.end));
-    observed.trace.extend(former.close(lab).await);
+    let mut notes = vec![format!("the former owner's own request: {:?}", allowed.end)];
+    notes.extend(former.close(lab).await);
     let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
     // A former that was never taken down still has its subnet: that is this leak.
     let is_gone = former.bottle.plan().lifecycle.teardown;
+    let mut is_heir = true;
     if let Some(subnet) = inner.as_ref().filter(|_| is_gone) {
-        match on_subnet(planned.plan, subnet) {
+        match on_subnet(planned.plan.clone(), subnet) {
             Some(plan) => planned.plan = plan,
-            None => return Ok(Observation::not_issued("the plan cannot be put on the former's subnet")),
+            None => {
+                is_heir = false;
+                notes.push("the plan cannot be put on the former's subnet".to_owned());
+            }
         }
     }
     let heir = launch_plan(lab, planned).await?;
-    if is_gone && heir.inner_address(Role::Guest) != address {
-        observed.issued = false;
-        observed.note(format!(
-            "the heir has {:?}, the former had {address:?}",
-            heir.inner_address(Role::Guest)
-        ));
+    let own = heir.inner_address(Role::Guest);
+    if is_gone && own != address {
+        is_heir = false;
+        notes.push(format!("the heir has {own:?}, the former had {address:?}"));
     }
-    let action = attack(check, nonce, &former);
-    observed.take(attempt_in(&heir, nonce, action).await);
-    observed.trace.extend(heir.close(lab).await);
+    let attacks = cases.iter().filter_map(|case| match case.what {
+        RunnerCase::AddressReuse(check) => Some((case, case.nonce.clone(), attack(check, &case.nonce, &former))),
+        _ => None,
+    });
+    heirs.attempt(&heir, attacks.collect()).await;
+    notes.extend(heir.close(lab).await);
     if !is_gone {
         super::sweep_up(&*lab.backend, former.bottle.slug()).await;
     }
-    Ok(observed)
+    for observed in heirs.each() {
+        observed.issued &= is_heir;
+        observed.trace.extend(notes.iter().cloned());
+    }
+    Ok(heirs)
 }
 
 fn on_subnet(plan: Plan, subnet: &str) -> Option<Plan> {

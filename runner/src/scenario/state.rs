@@ -8,7 +8,7 @@ use bottle_plan::Plan;
 use probe_spec::{StateCheck, Vantage};
 
 use super::search::contains;
-use super::{Observation, images, launch_like, lifecycle, plan_like, secrets};
+use super::{Observation, images, lifecycle, plan_like, secrets};
 use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::fixture::launch_below;
@@ -88,7 +88,8 @@ fn modes(state: &Path, observed: &mut Observation) {
     }
 }
 
-fn files_of(directory: &Path) -> Vec<PathBuf> {
+/// Every file below a directory.
+pub fn files_of(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files = Vec::new();
     for entry in entries {
@@ -112,24 +113,15 @@ fn read_all(directory: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
 }
 
 async fn gone_after_stop(target: &Target<'_>, cell: &CaseCell, observed: &mut Observation) -> Result<(), SuiteError> {
-    let fixture = launch_like(target, cell).await?;
-    let state = fixture.bottle.state().to_owned();
-    let alive = files_of(&state);
-    observed.note(format!("{} files while it was up", alive.len()));
-    if !alive.is_empty() {
+    let stopped = lifecycle::stopped(target, cell).await?;
+    observed.note(format!("{} files while it was up", stopped.state_files));
+    if stopped.state_files > 0 {
         observed.alive.extend([Vantage::HostFiles, Vantage::Inventory]);
     }
-    fixture.bottle.close().await;
-    let left = files_of(&state).into_iter();
+    let left = stopped.state_left.iter();
     observed
         .findings
-        .extend(left.map(|path| format!("left after the stop: {}", path.display())));
-    if state.exists() {
-        observed
-            .findings
-            .push(format!("left after the stop: {}", state.display()));
-    }
-    lifecycle::sweep_up(&*target.lab.backend, fixture.bottle.slug()).await;
+        .extend(left.map(|path| format!("left after the stop: {path}")));
     Ok(())
 }
 
@@ -280,44 +272,23 @@ fn texts_without_marker(observed: &mut Observation) {
     observed.note("the planted marker is not in what was read");
 }
 
-/// Launches a bottle, closes it, and looks for an image of it.
+/// Looks for an image of the bottle that was stopped for all.
 async fn no_image_kept(target: &Target<'_>, cell: &CaseCell, observed: &mut Observation) -> Result<(), SuiteError> {
-    let fixture = launch_like(target, cell).await?;
-    let (slug, guest) = (fixture.bottle.slug().to_owned(), fixture.bottle.id(Role::Guest));
-    let kept = if fixture.removed.keeps_images {
-        images::keep(guest, &fixture.token).await.map(Some)
-    } else {
-        Ok(None)
-    };
-    let left = fixture.close(target.lab).await;
-    observed.trace.extend(left);
+    let stopped = lifecycle::stopped(target, cell).await?;
     let canary = format!("canary-{}", &fresh_nonce().as_str()[2..10]);
     match images::are_found(&target.lab.images.probe.reference, &canary).await {
         Ok(true) => observed.alive.extend([Vantage::HostFiles, Vantage::Inventory]),
         Ok(false) => observed.note("an image with another name was not found"),
         Err(problem) => observed.note(problem),
     }
-    match (images::of_bottle(&slug).await, &kept) {
-        (Err(problem), _) => {
-            observed.issued = false;
-            observed.note(problem);
-        }
-        (_, Err(problem)) => {
+    match &stopped.images {
+        Ok(images) => observed
+            .findings
+            .extend(images.iter().map(|image| format!("kept after the stop: image {image}"))),
+        Err(problem) => {
             observed.issued = false;
             observed.note(problem.clone());
         }
-        (Ok(images), Ok(_)) => {
-            let images = images.into_iter();
-            observed
-                .findings
-                .extend(images.map(|image| format!("kept after the stop: image {image}")));
-        }
     }
-    if let Ok(Some(kept)) = kept
-        && let Err(problem) = images::remove(&kept).await
-    {
-        observed.note(problem);
-    }
-    lifecycle::sweep_up(&*target.lab.backend, &slug).await;
     Ok(())
 }

@@ -28,7 +28,10 @@ mod lb_08;
 mod lb_09;
 mod lc_01;
 mod lc_02;
+mod lc_03;
 mod lc_05;
+mod lc_06;
+mod lc_09;
 mod make;
 mod px_01;
 mod px_02;
@@ -135,7 +138,10 @@ pub const CATALOGUE: &[&Probe] = &[
     &he_15::PROBE,
     &lc_01::PROBE,
     &lc_02::PROBE,
+    &lc_03::PROBE,
     &lc_05::PROBE,
+    &lc_06::PROBE,
+    &lc_09::PROBE,
 ];
 
 /// The probe with this id, without regard to case.
