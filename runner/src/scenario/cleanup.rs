@@ -230,6 +230,8 @@ impl Foreign {
 async fn create_container(name: &str, image: &str, labels: &Labels) -> Result<String, String> {
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
+        entrypoint: Some(vec!["/bottle-probe".to_owned()]),
+        cmd: Some(vec!["wait".to_owned()]),
         labels: Some(labels.clone().into_iter().collect()),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),

@@ -120,7 +120,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     observed.note(format!("{} objects before the launcher's end", seen.len()));
     if death == LauncherDeath::KillByName {
         see_others(lab, &mut observed).await;
-    } else if !seen.is_empty() || state.exists() {
+    } else if !seen.is_empty() || sees_living(target).await? {
         observed.alive.push(Vantage::Inventory);
     }
     if death == LauncherDeath::KillBeforeReadiness {
@@ -168,6 +168,14 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
 pub(super) async fn by_label(backend: &dyn Backend, slug: &str) -> Result<Vec<Resource>, SuiteError> {
     let found = backend.inventory(LABEL_SLUG, Some(slug)).await;
     found.map_err(SuiteError::engine("listing a bottle"))
+}
+
+/// Shows that a bottle would be seen: the one under test is. One whose launch was cut off may have made nothing yet, or was swept
+/// by any other launcher of the run meanwhile.
+async fn sees_living(target: &Target<'_>) -> Result<bool, SuiteError> {
+    let living = &target.fixture.bottle;
+    let seen = by_label(&*target.lab.backend, living.slug()).await?;
+    Ok(!seen.is_empty() && living.state().exists())
 }
 
 /// Shows that what bears a name without a label would be seen.
