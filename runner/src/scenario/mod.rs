@@ -17,6 +17,7 @@ mod state;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bottle_backend::patient_ms;
 use probe_spec::{
     Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase,
     StateCheck, Vantage,
@@ -109,7 +110,7 @@ pub async fn attempt_in(fixture: &Fixture, nonce: &Nonce, action: Action) -> Ans
         cases: vec![case],
         parallel: 1,
     };
-    let limit = Duration::from_millis(limit + 5_000);
+    let limit = Duration::from_millis(limit + patient_ms(5_000));
     let run = attempt(fixture.place(), &list, &fresh_nonce(), limit).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
