@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bottle_backend::{Backend, ExecSpec, Output, Role};
+use bottle_backend::{Backend, ExecSpec, Output, Role, patient};
 use probe_spec::{AgentEnd, AgentList, AgentReady, Nonce};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ pub struct Place<'a> {
     pub prefix: &'a [String],
 }
 
-/// Has an agent attempt a list. Never fails: what goes wrong is how the agent ended.
+/// Has an agent attempt a list, within a limit that is already as long as it is on this machine. Never fails: what goes wrong is how the agent ended.
 pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: Duration) -> AgentRun {
     let own = ["/bottle-probe", "list", "--batch", batch.as_str()].map(str::to_owned);
     let command = place.prefix.iter().cloned().chain(own).collect();
@@ -62,14 +62,17 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
     let mut stdin = exec.streams.stdin;
     let mut lines = Lines::new(exec.streams.stdout);
     let words = tokio::spawn(last_words(exec.streams.stderr));
-    let first = tokio::time::timeout(READY_WITHIN, lines.next()).await.ok().flatten();
+    let first = tokio::time::timeout(patient(READY_WITHIN), lines.next())
+        .await
+        .ok()
+        .flatten();
     let ready: Option<AgentReady> = first.as_deref().and_then(|line| serde_json::from_slice(line).ok());
     if ready.is_none() {
         let said = first
             .map(|line| String::from_utf8_lossy(&line).into_owned())
             .unwrap_or_default();
         end_process(batch);
-        let words = tokio::time::timeout(Duration::from_secs(1), words).await;
+        let words = tokio::time::timeout(patient(Duration::from_secs(1)), words).await;
         let words = words.map(Result::unwrap_or_default).unwrap_or_default();
         return AgentRun::not_started(format!("expected its ready line, found `{said}`; it said `{words}`"));
     }
@@ -95,7 +98,7 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
         .await
         .is_ok();
     let end = if in_time {
-        match tokio::time::timeout(READY_WITHIN, exec.exit).await {
+        match tokio::time::timeout(patient(READY_WITHIN), exec.exit).await {
             Ok(Ok(0)) if heard.len() >= list.cases.len() => AgentEnd::Clean,
             // It says that it is done, and is not: its missing lines are faults.
             Ok(Ok(0)) => AgentEnd::Clean,

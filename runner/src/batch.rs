@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use bottle_backend::{patient, patient_ms};
 use probe_spec::{Action, AgentCase, AgentList, Evidence, How, Nonce, Oracle, Place as Search, Vantage};
 
 use crate::agent::{AgentRun, attempt};
@@ -55,15 +56,19 @@ pub fn weight(action: &Action) -> Weight {
     }
 }
 
-/// How long an action may take, in milliseconds.
+/// How long an action may take here, in milliseconds.
 pub fn limit_ms(action: &Action) -> u64 {
+    patient_ms(ordinary_limit_ms(action))
+}
+
+fn ordinary_limit_ms(action: &Action) -> u64 {
     match action {
-        Action::Sequence { actions } => actions.iter().map(limit_ms).sum::<u64>().min(120_000),
+        Action::Sequence { actions } => actions.iter().map(ordinary_limit_ms).sum::<u64>().min(120_000),
         Action::Repeat {
             times,
             pause_ms,
             action,
-        } => (u64::from(*times) * (*pause_ms + 1_000) + limit_ms(action)).min(120_000),
+        } => (u64::from(*times) * (*pause_ms + 1_000) + ordinary_limit_ms(action)).min(120_000),
         other if weight(other) == Weight::Heavy => LIMIT_HEAVY_MS,
         _ => LIMIT_MS,
     }
@@ -169,7 +174,7 @@ impl Target<'_> {
 
     /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.
     pub async fn settle(&self) -> bool {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(patient(SETTLE)).await;
         self.lab.mark().await
     }
 
@@ -241,7 +246,7 @@ impl Target<'_> {
         };
         let work: u64 = cases.iter().map(|case| case.limit_ms).sum();
         let longest = cases.iter().map(|case| case.limit_ms).max().unwrap_or_default();
-        let limit = Duration::from_millis(work / batch.parallel as u64 + longest + 5_000);
+        let limit = Duration::from_millis(work / batch.parallel as u64 + longest + patient_ms(5_000));
         let list = AgentList {
             cases,
             parallel: batch.parallel,
@@ -250,7 +255,7 @@ impl Target<'_> {
             self.fixture.place(),
             &list,
             &fresh_nonce(),
-            limit.min(Duration::from_secs(240)),
+            limit.min(patient(Duration::from_secs(240))),
         )
         .await;
         Ok((list.cases, run))

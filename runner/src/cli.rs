@@ -36,6 +36,9 @@ pub enum Command {
     /// Launches one bottle and holds it until standard input ends (used by the life-cycle probes, which kill it).
     #[command(name = "__launch", hide = true)]
     Launch(LaunchArgs),
+    /// Calls smolvm with a control left out (what known-leaky machines are made with).
+    #[command(name = "__smolvm", hide = true)]
+    Loose(LooseArgs),
 }
 
 /// Which probes.
@@ -194,6 +197,23 @@ pub struct LaunchArgs {
     /// Kills itself as soon as it goes on after having noted a step of this kind for its teardown.
     #[arg(long)]
     pub die_after: Option<String>,
+}
+
+/// Arguments of `__smolvm`.
+#[derive(Debug, Args)]
+pub struct LooseArgs {
+    /// The real one.
+    #[arg(long)]
+    pub program: PathBuf,
+    /// Commands keep their capabilities, and have no filter of system calls.
+    #[arg(long)]
+    pub unconfined: bool,
+    /// Machines have a network: that of this network namespace.
+    #[arg(long)]
+    pub namespace: Option<PathBuf>,
+    /// What smolvm is told.
+    #[arg(last = true)]
+    pub words: Vec<String>,
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -65,20 +65,19 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
     let mut entropy = [0; 8];
     entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
     // Networks come and go during a run.
-    let subnets = lab
+    let engine = lab
         .backend
         .facts()
         .await
-        .map_err(SuiteError::engine("asking the engine what it is like"))?
-        .subnets;
-    let facts = HostFacts {
-        subnets,
+        .map_err(SuiteError::engine("asking the engine what it is like"))?;
+    let mut facts = HostFacts {
         home: "/nonexistent".to_owned(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
         slug_entropy: entropy,
         ..HostFacts::default()
     };
+    engine.add_to(&mut facts);
     let port = world::PEER_PORT.to_string();
     let command = match kind {
         Kind::Attacked => vec!["/bottle-probe", "wait", MARKER],
@@ -143,7 +142,11 @@ async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBu
     let mut options = LaunchOptions::new(lab.run.clone(), state_dir);
     options.guest_stdio = stdio;
     options.cancel = Some(lab.stop.clone());
-    let made_by = lab.guests_of(kind).clone();
+    let made_by = if removed.machine.is_nothing() {
+        lab.guests_of(kind).clone()
+    } else {
+        lab.loose_machines(&removed.machine).await?
+    };
     let mut backend = made_by.clone();
     if removed.needs_leaky_bundle() {
         backend = Arc::new(Injecting {

@@ -23,6 +23,7 @@ mod interrupt;
 mod joined;
 mod lab;
 mod leaks;
+mod loose;
 mod outside;
 mod parts;
 mod processes;
@@ -89,6 +90,7 @@ async fn perform(command: &cli::Command) -> Result<ExitCode, CommandError> {
         cli::Command::Judge(args) => command::judge(args),
         cli::Command::Explain(args) => command::explain(args),
         cli::Command::Launch(args) => scenario::launcher(args).await,
+        cli::Command::Loose(args) => loose::call(args),
     }
 }
 
@@ -103,9 +105,10 @@ fn is_verbose(command: &cli::Command) -> bool {
 /// Logs to standard error: warnings, and with `--verbose` what the engine is asked to do. `RUST_LOG` wins.
 fn log(verbose: bool) {
     let default = if verbose {
-        "bottle_conform=debug,bottle_launch=debug,bottle_docker=debug,warn"
+        "bottle_conform=debug,bottle_launch=debug,bottle_docker=debug,bottle_smolvm=debug,warn"
     } else {
-        "error"
+        // A machine that was started twice is worth a word.
+        "bottle_smolvm=warn,error"
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bottle_backend::{Input, Output, Streams};
+use bottle_backend::{Input, Output, Streams, patient};
 use probe_spec::{WitnessConfig, WitnessEvent, WitnessOrder};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{oneshot, watch};
@@ -26,7 +26,7 @@ pub enum OutsideError {
     #[error("the witness cannot do its work: {0}")]
     Failed(String),
     /// It ended or kept silent.
-    #[error("the witness was not ready within {limit} s; its last words: {0}", limit = READY_WITHIN.as_secs())]
+    #[error("the witness was not ready within {limit} s; its last words: {0}", limit = patient(READY_WITHIN).as_secs())]
     Silent(String),
     /// Its standard input is closed.
     #[error("telling the witness its configuration: {0}")]
@@ -78,8 +78,11 @@ impl Outside {
         line.push(b'\n');
         input.write_all(&line).await?;
         input.flush().await?;
-        let ready =
-            tokio::time::timeout(READY_WITHIN, phases.wait_for(|phase| !matches!(phase, Phase::Starting))).await;
+        let ready = tokio::time::timeout(
+            patient(READY_WITHIN),
+            phases.wait_for(|phase| !matches!(phase, Phase::Starting)),
+        )
+        .await;
         let addresses = match ready {
             Ok(Ok(phase)) => match &*phase {
                 Phase::Ready(addresses) => addresses.iter().filter_map(|text| text.parse().ok()).collect(),
@@ -113,7 +116,7 @@ impl Outside {
         let (done, wait) = oneshot::channel();
         self.locked().insert(id.clone(), done);
         let marked = self.order(&WitnessOrder::Mark { id: id.clone() }).await
-            && matches!(tokio::time::timeout(MARK_WITHIN, wait).await, Ok(Ok(())));
+            && matches!(tokio::time::timeout(patient(MARK_WITHIN), wait).await, Ok(Ok(())));
         self.locked().remove(&id);
         marked && self.state.dropped.load(Ordering::SeqCst) == dropped
     }
@@ -138,7 +141,7 @@ impl Outside {
             input.write_all(&line).await?;
             input.flush().await
         };
-        matches!(tokio::time::timeout(MARK_WITHIN, written).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(patient(MARK_WITHIN), written).await, Ok(Ok(())))
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {

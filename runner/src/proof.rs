@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bottle_backend::{patient, patient_ms};
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, DnsTransport, Nonce, Place as Search, Step, Vantage, world};
 
 use crate::agent::{AgentRun, Place, attempt};
@@ -63,7 +64,7 @@ pub async fn prove(
         send(fixture.bundle_listener().map_or(guest, control), &bundle)
     );
     let mut proof = Proof::new();
-    let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
+    let deadline = tokio::time::Instant::now() + patient(ARRIVES_WITHIN);
     for (sent, run) in [
         (&outside, &outside_run),
         (&host, &host_run),
@@ -95,7 +96,13 @@ async fn send(place: Place<'_>, sent: &[Sent]) -> AgentRun {
         cases: sent.iter().map(|one| one.case.clone()).collect(),
         parallel: sent.len(),
     };
-    attempt(place, &list, &fresh_nonce(), Duration::from_millis(CASE_MS * 2)).await
+    attempt(
+        place,
+        &list,
+        &fresh_nonce(),
+        Duration::from_millis(patient_ms(CASE_MS * 2)),
+    )
+    .await
 }
 
 async fn arrives(
@@ -149,7 +156,7 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
                     nonce: fresh_nonce(),
                     ok: fresh_nonce(),
                     action,
-                    limit_ms: CASE_MS,
+                    limit_ms: patient_ms(CASE_MS),
                 };
                 Sent { at: *at, case }
             })

@@ -35,6 +35,7 @@ async fn a_witness_or_an_agent_that_dies_in_the_middle_of_a_run_makes_it_inconcl
     let parts = crate::parts::parts().unwrap();
     let lab = Lab::open(LabOptions {
         run,
+        images_of_machines: None,
         engine: backend.clone(),
         backend,
         parts,

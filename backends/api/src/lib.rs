@@ -5,16 +5,19 @@
 #![warn(missing_docs)]
 
 pub mod fake;
+mod patience;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 
-use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, Topology, VolumePlan};
+use bottle_plan::{BackendKind, ContainerPlan, HostFacts, NetworkPlan, Topology, VolumePlan};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use patience::{patient, patient_ms};
 
 /// A boxed future: the trait is used as `dyn Backend`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -81,6 +84,16 @@ pub struct EngineFacts {
     pub subnets: Vec<String>,
     /// Whether the engine shares this machine's kernel (not so with an engine in a VM of its own).
     pub shares_kernel: bool,
+    /// Processors of the engine's machine; `None` when it does not say.
+    pub processors: Option<u32>,
+}
+
+impl EngineFacts {
+    /// Hands on what a plan has to know of them.
+    pub fn add_to(self, facts: &mut HostFacts) {
+        facts.subnets = self.subnets;
+        facts.processors = self.processors;
+    }
 }
 
 /// What a container was really given, as the engine reports it after creation and start.

@@ -4,14 +4,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bottle_backend::{BackendError, BackendErrorKind};
+use bottle_backend::{BackendError, BackendErrorKind, patient};
 
 /// Limit of calls that only look or make small things. An engine under load takes seconds, not more.
 pub(crate) const QUICK: Duration = Duration::from_secs(30);
 /// Limit of calls that move an image or an archive.
 pub(crate) const BULK: Duration = Duration::from_secs(300);
 
-/// Makes a call within `limit`.
+/// Makes a call within `limit`, or as much longer as this machine needs.
 pub(crate) async fn call<T>(
     name: impl Into<String>,
     limit: Duration,
@@ -19,6 +19,7 @@ pub(crate) async fn call<T>(
 ) -> Result<T, BackendError> {
     let name = name.into();
     let begun = std::time::Instant::now();
+    let limit = patient(limit);
     let outcome = match tokio::time::timeout(limit, future).await {
         Ok(outcome) => outcome.map_err(|error| understood(&name, error)),
         Err(_) => Err(timed_out(&name, limit)),

@@ -64,6 +64,10 @@ impl Docker {
             shares_kernel: !kernel.is_empty() && own.trim() == kernel,
             kernel,
             subnets: subnets.into_iter().collect(),
+            processors: info
+                .ncpu
+                .and_then(|count| u32::try_from(count).ok())
+                .filter(|count| *count > 0),
         })
     }
 }

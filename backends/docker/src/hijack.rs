@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::Duration;
 
-use bottle_backend::{BackendError, BackendErrorKind, Output, Streams};
+use bottle_backend::{BackendError, BackendErrorKind, Output, Streams, patient};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -38,6 +38,7 @@ pub(crate) async fn hijack(
     tty: bool,
     limit: Duration,
 ) -> Result<Hijacked, BackendError> {
+    let limit = patient(limit);
     let upgraded = tokio::time::timeout(limit, upgrade(call, socket, path, body)).await;
     let (stream, early) = upgraded.map_err(|_| timed_out(call, limit))??;
     tracing::debug!(call, "engine");

@@ -7,7 +7,7 @@ use bollard::query_parameters::{
     InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
     RemoveContainerOptions, RemoveVolumeOptions,
 };
-use bottle_backend::{BackendError, BackendErrorKind, Resource, ResourceKind};
+use bottle_backend::{BackendError, BackendErrorKind, Resource, ResourceKind, patient};
 
 use crate::Docker;
 use crate::call::{QUICK, call, failed};
@@ -41,7 +41,7 @@ impl Docker {
     pub(crate) async fn remove_resource(&self, resource: &Resource) -> Result<(), BackendError> {
         let name = format!("remove {} {}", kind_name(resource.kind), resource.name);
         let begun = tokio::time::Instant::now();
-        let until = begun + HELD;
+        let until = begun + patient(HELD);
         let mut pauses = Pauses::new();
         loop {
             let error = match self.remove_once(&name, resource).await {

@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod backend;
+mod booting;
 mod facts;
 mod firewall;
 mod image;
@@ -81,6 +82,7 @@ impl Smolvm {
                 limits: settings.limits,
                 journal: Journal::new(site.journal()),
                 shared: Shared::new(&site),
+                start_tries: settings.start_tries,
             },
             site,
             starts: Semaphore::new(settings.starts_at_once.max(1)),

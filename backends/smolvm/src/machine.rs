@@ -56,6 +56,8 @@ pub(crate) struct Maker {
     pub(crate) limits: Limits,
     pub(crate) journal: Journal,
     pub(crate) shared: Shared,
+    /// How often a machine that does not come up in time is started in all.
+    pub(crate) start_tries: usize,
 }
 
 impl Maker {
@@ -143,8 +145,7 @@ impl Maker {
                 .acquire()
                 .await
                 .map_err(|error| unexpected("start", error.to_string()))?;
-            let words = self.program.shapes().start(name);
-            self.program.call(words, self.limits.start).await?;
+            self.boot(&machine.spec).await?;
         }
         let listed = listing::see(&self.program, name, self.limits.look).await?;
         self.note_process(machine, &listed)?;

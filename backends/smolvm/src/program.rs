@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bottle_backend::{BackendError, BackendErrorKind};
+use bottle_backend::{BackendError, BackendErrorKind, patient};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -29,10 +29,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            look: Duration::from_secs(20),
-            create: Duration::from_secs(60),
-            start: Duration::from_secs(180),
-            delete: Duration::from_secs(20),
+            look: patient(Duration::from_secs(20)),
+            create: patient(Duration::from_secs(60)),
+            start: patient(Duration::from_secs(90)),
+            delete: patient(Duration::from_secs(20)),
         }
     }
 }
@@ -291,6 +291,8 @@ impl OwnFailure {
             BackendErrorKind::NotFound
         } else if self.message.contains("already exists") {
             BackendErrorKind::Conflict
+        } else if self.message.contains("did not become ready") {
+            BackendErrorKind::TimedOut
         } else {
             BackendErrorKind::Refused
         }
@@ -326,7 +328,7 @@ impl Kept {
 
     async fn finish(mut self) -> String {
         if let Some(mut task) = self.task.take()
-            && tokio::time::timeout(LAST_WORDS, &mut task).await.is_err()
+            && tokio::time::timeout(patient(LAST_WORDS), &mut task).await.is_err()
         {
             task.abort();
         }

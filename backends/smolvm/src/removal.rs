@@ -13,7 +13,22 @@ impl Maker {
     /// Removes a machine, whoever made it, and whatever of it is left.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), BackendError> {
         let entry = self.journal.read(name)?;
-        let mut left: Vec<Process> = entry.iter().filter_map(|entry| entry.process).collect();
+        self.clear_of(name, entry.iter().filter_map(|entry| entry.process).collect())
+            .await?;
+        // Last: while its process is there, so are its rules.
+        if let Some(table) = entry.as_ref().and_then(|entry| entry.firewall.as_ref()) {
+            firewall::remove(table).await?;
+        }
+        self.journal.forget(name)
+    }
+
+    /// Removes a machine that did not come up; it stays noted.
+    pub(crate) async fn clear(&self, name: &str) -> Result<(), BackendError> {
+        self.clear_of(name, Vec::new()).await
+    }
+
+    /// Removes what smolvm has of a machine, and its processes: these, or those that are found when none is known.
+    async fn clear_of(&self, name: &str, mut left: Vec<Process>) -> Result<(), BackendError> {
         if left.is_empty() {
             left.extend(self.orphans(name).await?);
         }
@@ -24,12 +39,7 @@ impl Maker {
         }
         processes::end(left)
             .await
-            .map_err(|problem| refused(format!("remove machine {name}"), problem))?;
-        // Last: while its process is there, so are its rules.
-        if let Some(table) = entry.as_ref().and_then(|entry| entry.firewall.as_ref()) {
-            firewall::remove(table).await?;
-        }
-        self.journal.forget(name)
+            .map_err(|problem| refused(format!("remove machine {name}"), problem))
     }
 
     /// Processes of a machine whose start was cut short: smolvm does not know of them, and its removal leaves them running.

@@ -26,11 +26,13 @@ pub struct Settings {
     pub limits: Limits,
     /// How many machines may be starting at a time. Two at once take longer than one after the other.
     pub starts_at_once: usize,
+    /// How often a machine that does not come up within its limit is started in all; each time it is made anew.
+    pub start_tries: usize,
 }
 
 impl Settings {
     /// From the environment: `BOTTLE_SMOLVM`, `BOTTLE_SMOLVM_STATE_DIR`, `BOTTLE_CACHE_DIR`, `BOTTLE_SMOLVM_STARTS` (at a
-    /// time), `BOTTLE_SMOLVM_START_SECONDS` (at most). Root's own places can be reached by its machines' users, which a home
+    /// time), `BOTTLE_SMOLVM_START_SECONDS` (at most, each time), `BOTTLE_SMOLVM_START_TRIES`. Root's own places can be reached by its machines' users, which a home
     /// directory cannot.
     pub fn from_env() -> Self {
         let variable = |name| {
@@ -63,6 +65,7 @@ impl Settings {
                 .unwrap_or_else(|| below("XDG_CACHE_HOME", ".cache", "/var/cache/bottle")),
             limits,
             starts_at_once: number("BOTTLE_SMOLVM_STARTS").map_or(1, |starts| starts as usize),
+            start_tries: number("BOTTLE_SMOLVM_START_TRIES").map_or(2, |tries| tries as usize),
         }
     }
 }

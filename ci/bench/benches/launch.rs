@@ -138,12 +138,12 @@ async fn plan(
 ) -> anyhow::Result<Plan> {
     let manifest = parse("bench", MANIFEST)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-    let facts = HostFacts {
-        subnets: backend.facts().await?.subnets,
+    let mut facts = HostFacts {
         home: "/".to_owned(),
         slug_entropy: (now ^ round as u64).to_be_bytes(),
         ..HostFacts::default()
     };
+    backend.facts().await?.add_to(&mut facts);
     let options = PrepareOptions {
         topology: Some(topology),
         command: ["/bin/busybox", "sh", "-c", "echo first; exec /bin/busybox sleep 60"]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 
@@ -107,6 +108,41 @@ pub fn build() -> anyhow::Result<Built> {
     Ok(Built { programs })
 }
 
+/// Builds a test target statically, so that it runs on another Linux too; where it is.
+pub fn tests(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    say(&format!("building the tests {name} of {package}"));
+    let output = cargo()
+        .args(["test", "--locked", "--release", "--target", &triple()?, "--no-run"])
+        .args([
+            "-p",
+            package,
+            "--test",
+            name,
+            "--message-format=json-render-diagnostics",
+        ])
+        .env("RUSTFLAGS", STATIC_FLAGS)
+        .env("BOTTLE_PARTS_DIR", target().join("parts"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("could not start cargo")?;
+    if !output.status.success() {
+        bail!(
+            "the tests {name} of {package} were not built: cargo ended with {}",
+            output.status
+        );
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    executable(&said).with_context(|| format!("expected cargo to name the tests {name}, found no executable"))
+}
+
+/// The last executable that cargo's messages name.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    })
+}
+
 /// Where cargo leaves a program.
 fn output(triple: &str, profile: &str, program: &str) -> PathBuf {
     target().join(triple).join(profile).join(program)
@@ -136,4 +172,17 @@ fn triple() -> anyhow::Result<String> {
         );
     }
     Ok(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_executable_is_the_tests_own() {
+        let messages = "not json\n{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+                        {\"executable\":\"/t/helper\"}\n{\"executable\":\"/t/real-1\"}\n{\"reason\":\"build-finished\"}\n";
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/real-1")));
+        assert_eq!(executable(""), None);
+    }
 }

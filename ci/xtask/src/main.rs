@@ -9,6 +9,7 @@ mod build;
 mod conform;
 mod engine;
 mod lane;
+mod machines;
 mod packages;
 mod process;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Engine,
     /// Runs a command where both kinds of guest can be had: here, or in an emulated machine.
     Lane(lane::Arguments),
+    /// Proves what machines of smolvm hold: their tests and a sample of their column, here or in the emulated machine.
+    Machines(machines::Arguments),
     /// Measures, side by side with what one would use instead.
     Bench(bench::Arguments),
     /// Checks the repository's own rules (file sizes, names, unsafe code, machine paths).
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build => build::build().map(|_| ExitCode::SUCCESS),
         Command::Engine => engine::ensure().map(|()| ExitCode::SUCCESS),
         Command::Lane(arguments) => lane::lane(&arguments),
+        Command::Machines(arguments) => machines::machines(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tidy => tidy::tidy(),
         Command::Arrows => arrows::arrows(),

@@ -123,6 +123,7 @@ impl Loaded {
         });
         Ok(HostFacts {
             subnets: Vec::new(),
+            processors: None,
             home,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),

@@ -146,7 +146,8 @@ bottles:
     # The project in there. copy: nothing reaches it before you take it over (`bottle diff`, `bottle cp`).
     # bind: the project itself, its hooks and its git configuration included.
     workspace: {{ mode: copy, exclude: [{exclude}] }}
-    limits: {{ memory: 4GiB, cpus: 2, pids: 512 }}
+    # And `cpus`: two, or as many as there are, where it is not given.
+    limits: {{ memory: 4GiB, pids: 512 }}
     # Environment of the agent. Tokens do not belong here.
     env: {{ CI: \"1\" }}
     egress:

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use bottle_backend::Backend;
+use bottle_backend::{Backend, EngineFacts};
 use bottle_docker::Docker;
 use bottle_plan::{BackendKind, Plan, Topology};
 
@@ -28,21 +28,21 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
     };
     let mut facts = loaded.facts(&choice.bottle)?;
     let mut plan = loaded.prepare(&choice.bottle, &facts, &options)?;
-    if plan.topology == Topology::Routed {
-        match subnets().await {
-            Ok(subnets) => {
-                facts.subnets = subnets;
-                plan = loaded.prepare(&choice.bottle, &facts, &options)?;
-            }
-            Err(error) => say(&format!("the subnets in use are not known: {error}")),
+    match engine().await {
+        Ok(engine) => {
+            engine.add_to(&mut facts);
+            plan = loaded.prepare(&choice.bottle, &facts, &options)?;
         }
+        Err(error) if plan.topology == Topology::Routed => say(&format!("the subnets in use are not known: {error}")),
+        // A sealed bottle's plan is the same, but for the processors of a machine that has only one.
+        Err(_) => {}
     }
     let text = if args.json { json(&plan)? } else { summary(&plan) };
     print(&text)
 }
 
-async fn subnets() -> Result<Vec<String>, Failure> {
-    Ok(Docker::connect().await?.facts().await?.subnets)
+async fn engine() -> Result<EngineFacts, Failure> {
+    Ok(Docker::connect().await?.facts().await?)
 }
 
 /// Prints the schema.

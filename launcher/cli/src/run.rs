@@ -197,7 +197,7 @@ async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), 
     }
     let image = tokio::task::spawn_blocking(bundle_image);
     let backend = backend::open(kind, order.smolvm.clone()).await?;
-    facts.subnets = backend.facts().await?.subnets;
+    backend.facts().await?.add_to(&mut facts);
     let image = image
         .await
         .map_err(|error| Failure::system("building the bundle's image")(error.into()))??;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bottle_backend::{Input, Role};
+use bottle_backend::{Input, Role, patient};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
@@ -91,7 +91,7 @@ impl RunningBundle {
         let mut exit = self.half.exit.clone();
         let ended = async { exit.wait_for(Option::is_some).await.ok().and_then(|code| code.clone()) };
         let both = async { tokio::join!(ended, self.heard.finished()).0 };
-        let status = match tokio::time::timeout(LAST_WORDS, both).await.ok().flatten() {
+        let status = match tokio::time::timeout(patient(LAST_WORDS), both).await.ok().flatten() {
             Some(Ok(code)) => format!("exit code {code}"),
             Some(Err(error)) => format!("exit code unknown: {error}"),
             None => "exit code unknown".to_owned(),
@@ -163,7 +163,9 @@ impl Site {
         if let Err(source) = sent {
             // A bundle that ends before it has read everything is the cause, not the broken pipe.
             if source.kind() != std::io::ErrorKind::TimedOut
-                && tokio::time::timeout(LAST_WORDS, bundle.heard.finished()).await.is_ok()
+                && tokio::time::timeout(patient(LAST_WORDS), bundle.heard.finished())
+                    .await
+                    .is_ok()
             {
                 return Err(bundle.ended().await);
             }
@@ -183,7 +185,7 @@ impl Site {
             input.write_all(&tokens).await?;
             input.flush().await
         };
-        match tokio::time::timeout(self.options.ready_within, send).await {
+        match tokio::time::timeout(patient(self.options.ready_within), send).await {
             Ok(outcome) => outcome,
             Err(_) => Err(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
@@ -195,7 +197,7 @@ impl Site {
     /// Waits until the bundle says that it is ready.
     pub(crate) async fn await_ready(&self, bundle: &RunningBundle) -> Result<(), LaunchFailure> {
         let mut phase = bundle.heard.phase();
-        let limit = self.options.ready_within;
+        let limit = patient(self.options.ready_within);
         // The clone is made inside: what `wait_for` lends cannot be held over an await.
         let found = async {
             let found = phase.wait_for(|phase| *phase != Phase::Starting).await;
@@ -219,11 +221,18 @@ impl Site {
 /// left to the next step.
 async fn end_lease(lease: Lease, heard: Arc<Heard>, guest: Arc<GuestEnd>, wait: bool) -> Result<(), String> {
     // Half of the limit: the lease must end even when the guest does not.
-    if tokio::time::timeout(STEP_LIMIT / 2, guest.over()).await.is_err() {
+    if tokio::time::timeout(patient(STEP_LIMIT / 2), guest.over())
+        .await
+        .is_err()
+    {
         tracing::debug!("the guest is still there when its bundle's lease ends");
     }
     drop(lease.lock().unwrap_or_else(PoisonError::into_inner).take());
-    if wait && tokio::time::timeout(LAST_WORDS, heard.finished()).await.is_err() {
+    if wait
+        && tokio::time::timeout(patient(LAST_WORDS), heard.finished())
+            .await
+            .is_err()
+    {
         tracing::debug!("the bundle did not end with its lease");
     }
     Ok(())

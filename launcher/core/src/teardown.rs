@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bottle_backend::patient;
 use futures_util::future::join_all;
 
 /// How long one step of a teardown may take.
@@ -166,9 +167,9 @@ async fn undo_in_turn(chain: Chain) -> Vec<(Step, Result<(), String>)> {
     let mut outcomes = Vec::with_capacity(chain.len());
     for (step, undo) in chain {
         tracing::debug!(%step, "undo");
-        let outcome = match tokio::time::timeout(STEP_LIMIT, undo).await {
+        let outcome = match tokio::time::timeout(patient(STEP_LIMIT), undo).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(format!("not done within {} s", STEP_LIMIT.as_secs())),
+            Err(_) => Err(format!("not done within {} s", patient(STEP_LIMIT).as_secs())),
         };
         outcomes.push((step, outcome));
     }

@@ -7,6 +7,7 @@ use bottle_plan::{
 };
 use bottle_policy::{Controls, Listen, Rules};
 use proptest::prelude::*;
+use rstest::rstest;
 
 const FULL: &str = include_str!("full.yaml");
 const CA: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
@@ -19,6 +20,7 @@ fn facts() -> HostFacts {
             "fd00::/64".to_owned(),
         ],
         home: "/home/operator".to_owned(),
+        processors: Some(8),
         uid: 1000,
         gid: 1000,
         default_limits: Limits::default(),
@@ -111,6 +113,29 @@ fn options_win() {
         plan.config.resolver,
         bottle_policy::Resolver::Servers(vec!["203.0.113.53:53".parse().unwrap()])
     );
+}
+
+/// What is written counts, then what the caller gives, then two processors or all that the engine has.
+#[rstest]
+#[case("", None, None, 2000)]
+#[case("", None, Some(1), 1000)]
+#[case("", None, Some(2), 2000)]
+#[case("", None, Some(64), 2000)]
+#[case("", Some(500), Some(1), 500)]
+#[case("limits: { cpus: 0.5 }", None, Some(1), 500)]
+#[case("limits: { cpus: 3 }", Some(500), Some(1), 3000)]
+fn a_guests_processors(
+    #[case] written: &str,
+    #[case] given: Option<u64>,
+    #[case] processors: Option<u32>,
+    #[case] expected: u64,
+) {
+    let text = format!("version: 1\nbottles:\n  dev:\n    image: x\n    {written}\n");
+    let mut facts = facts();
+    facts.default_limits.milli_cpus = given;
+    facts.processors = processors;
+    let plan = prepare(&parse("bottle.yaml", &text).unwrap(), "dev", &facts, &options()).unwrap();
+    assert_eq!(plan.guest.limits.milli_cpus, Some(expected));
 }
 
 /// A machine's sockets are handed over one by one, its proxy is reached from the host, and it has whole processors.

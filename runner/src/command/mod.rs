@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use explain::explain;
 pub use judge::judge;
 pub use list::list;
-pub use run::{RunOutcome, run, run_matrix};
+pub use run::{RunOutcome, run, run_matrix, smolmachines};
 pub use self_test::self_test;
 
 use crate::error::SuiteError;

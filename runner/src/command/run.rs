@@ -74,7 +74,7 @@ impl Column {
 /// The chosen backends with the embedded parts, or why there is none.
 pub struct Ground {
     /// The engine that makes everything beside the bottles under test.
-    engine: Arc<dyn Backend>,
+    engine: Arc<Docker>,
     /// The chosen backends that are there.
     pub columns: Vec<Column>,
     /// The ones that are not, and why: their cells are errors, and the exit status says so.
@@ -94,12 +94,11 @@ impl Ground {
     pub async fn find(choices: &[BackendChoice]) -> Result<Self, CommandError> {
         let parts = parts().map_err(SuiteError::from)?;
         let docker = Arc::new(Docker::connect().await.map_err(CommandError::NoEngine)?);
-        let engine: Arc<dyn Backend> = docker.clone();
         let (mut columns, mut missing): (Vec<Column>, Vec<(BackendChoice, BackendError)>) = Default::default();
         let choices: BTreeSet<BackendChoice> = choices.iter().copied().collect();
         for choice in choices {
             let backend = match choice {
-                BackendChoice::Docker => Ok(engine.clone()),
+                BackendChoice::Docker => Ok(docker.clone() as Arc<dyn Backend>),
                 BackendChoice::Smolmachines => smolmachines(docker.clone()).await,
             };
             let column = match backend {
@@ -117,7 +116,7 @@ impl Ground {
             return Err(CommandError::NoEngine(error));
         }
         Ok(Self {
-            engine,
+            engine: docker,
             columns,
             missing,
             digest: digest(&parts),
@@ -168,6 +167,7 @@ impl Ground {
             run: self.run.clone(),
             backend: column.backend.clone(),
             engine: self.engine.clone(),
+            images_of_machines: Some(self.engine.clone()),
             parts: self.parts,
             program: self.program.clone(),
             stop,
@@ -178,7 +178,7 @@ impl Ground {
 
 /// microVMs, with the bundles in this engine. Where the suite keeps what it makes is where `bottle run` does: the run's labels
 /// are on all of it.
-async fn smolmachines(docker: Arc<Docker>) -> Result<Arc<dyn Backend>, BackendError> {
+pub async fn smolmachines(docker: Arc<Docker>) -> Result<Arc<dyn Backend>, BackendError> {
     let settings = bottle_smolvm::Settings::from_env();
     Ok(Arc::new(Smolvm::open(docker.clone(), docker, &settings).await?))
 }

@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bottle_backend::{Backend, EngineFacts, Role};
 use bottle_launch::Bottle;
+use bottle_leaky::MachineRemoved;
 use bottle_plan::{Attachment, NetworkMode};
+use bottle_smolvm::{Smolvm, Source};
 use probe_spec::WitnessConfig;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
@@ -29,10 +31,11 @@ use crate::fixture::Kind;
 use crate::host::HostWitnesses;
 use crate::images::Images;
 use crate::leaks::LeakyGround;
+use crate::loose;
 use crate::outside::Outside;
 use crate::parts::Parts;
 use crate::redaction::Redaction;
-use crate::sightings::Sightings;
+use crate::sightings::{Sightings, fresh_nonce};
 use crate::template::Keys;
 use made::Made;
 use site::{Site, plain};
@@ -48,6 +51,8 @@ pub struct Lab {
     pub backend: Arc<dyn Backend>,
     /// The engine: it makes the neighbour.
     engine: Arc<dyn Backend>,
+    /// Where machines' images come from; `None` where there are no machines.
+    images_of_machines: Option<Arc<dyn Source>>,
     /// What it is like.
     pub facts: EngineFacts,
     /// Directory of the run: the launcher's state lies below.
@@ -103,6 +108,8 @@ pub struct LabOptions {
     pub backend: Arc<dyn Backend>,
     /// The engine behind it.
     pub engine: Arc<dyn Backend>,
+    /// The same, as a place of images for machines.
+    pub images_of_machines: Option<Arc<dyn Source>>,
     /// The embedded parts.
     pub parts: Parts,
     /// What cases that kill a launcher start; `None`: this very program.
@@ -185,6 +192,7 @@ impl Lab {
             made,
             backend,
             engine: options.engine,
+            images_of_machines: options.images_of_machines,
         })
     }
 
@@ -195,6 +203,31 @@ impl Lab {
             Kind::Attacked => &self.backend,
             Kind::Peer => &self.engine,
         }
+    }
+
+    /// What makes a machine from which this was removed, kept apart from the others.
+    pub async fn loose_machines(&self, removed: &MachineRemoved) -> Result<Arc<dyn Backend>, SuiteError> {
+        let failed = |error| SuiteError::engine("making a smolvm that leaves a control out")(error);
+        let Some(images) = self.images_of_machines.clone() else {
+            return Ok(self.backend.clone());
+        };
+        let namespace = match &removed.network {
+            None => None,
+            Some(network) => {
+                // A member of that network: where its namespace leads, the machine's connections lead.
+                let member = self.control_on(network).await?;
+                let seen = self.engine.observe(Role::Bundle, &member).await.map_err(failed)?;
+                seen.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")))
+            }
+        };
+        let mut settings = bottle_smolvm::Settings::from_env();
+        let real = settings.program.unwrap_or_else(|| "smolvm".into());
+        let directory = self.directory.join(format!("loose-{}", &fresh_nonce().as_str()[2..10]));
+        settings.program = Some(loose::program(&directory, &real, removed, namespace.as_deref())?);
+        let machines = Smolvm::open(self.engine.clone(), images, &settings)
+            .await
+            .map_err(failed)?;
+        Ok(Arc::new(machines))
     }
 
     /// Where agents are started in a control guest.
@@ -367,6 +400,7 @@ mod tests {
                 run: run.clone(),
                 backend: Arc::new(fake.clone()),
                 engine: Arc::new(fake.clone()),
+                images_of_machines: None,
                 parts: Parts {
                     bundle: empty,
                     leaky_bundle: empty,

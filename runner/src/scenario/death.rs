@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bottle_backend::{Backend, Resource, ResourceKind};
+use bottle_backend::{Backend, Resource, ResourceKind, patient};
 use bottle_docker::Docker;
 use bottle_launch::{LaunchOptions, Secrets, Step, SweepScope, launch, sweep};
-use bottle_plan::{LABEL_SLUG, Plan};
+use bottle_plan::{BackendKind, LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -18,7 +18,7 @@ use super::leftovers::{self, Leftovers};
 use super::{Observation, lifecycle, plan_like};
 use crate::batch::Target;
 use crate::cli::LaunchArgs;
-use crate::command::CommandError;
+use crate::command::{CommandError, smolmachines};
 use crate::error::SuiteError;
 use crate::fixture::TOKEN_ENV;
 use crate::lab::Lab;
@@ -45,7 +45,11 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
     let text = std::fs::read(&args.plan).map_err(failed)?;
     let plan: Plan = serde_json::from_slice(&text)?;
     let secrets = Secrets::from_env(&plan.token_env);
-    let backend = Arc::new(Docker::connect().await.map_err(CommandError::NoEngine)?);
+    let docker = Arc::new(Docker::connect().await.map_err(CommandError::NoEngine)?);
+    let backend: Arc<dyn Backend> = match plan.backend {
+        BackendKind::Docker => docker,
+        BackendKind::Smolmachines => smolmachines(docker).await.map_err(CommandError::NoEngine)?,
+    };
     let stop = signals();
     let mut options = LaunchOptions::new(args.run.clone(), &args.state);
     options.cancel = Some(stop.clone());
@@ -212,7 +216,7 @@ async fn next_starts(target: &Target<'_>, death: LauncherDeath, observed: &mut O
     // finds it. One that was up had no call under way, and its next start must find all.
     for start in 0..STARTS {
         if start > 0 {
-            tokio::time::sleep(BETWEEN_STARTS).await;
+            tokio::time::sleep(patient(BETWEEN_STARTS)).await;
         }
         let scope = SweepScope {
             state_dir: Some(target.lab.state_dir()),
@@ -264,12 +268,12 @@ pub(super) async fn wait_until_up(child: &mut Child) -> bool {
         return false;
     };
     let mut lines = BufReader::new(stdout).lines();
-    let line = tokio::time::timeout(LAUNCH_LIMIT, lines.next_line()).await;
+    let line = tokio::time::timeout(patient(LAUNCH_LIMIT), lines.next_line()).await;
     matches!(line, Ok(Ok(Some(line))) if line == UP)
 }
 
 async fn wait_for_first_object(backend: &dyn Backend, slug: &str) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + patient(Duration::from_secs(15));
     while Instant::now() < deadline {
         match backend.inventory(LABEL_SLUG, Some(slug)).await {
             Ok(found) if !found.is_empty() => return true,
@@ -288,7 +292,7 @@ pub(super) async fn end(child: &mut Child, death: LauncherDeath, observed: &mut 
     };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let sent = pid.map(|pid| crate::processes::signal(&[pid], signal));
-    let ended = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
+    let ended = tokio::time::timeout(patient(Duration::from_secs(40)), child.wait()).await;
     observed.note(format!("{death:?}: {sent:?}, the launcher ended with {ended:?}"));
     if !matches!(ended, Ok(Ok(_))) {
         observed.findings.push("the launcher did not end".to_owned());
@@ -298,7 +302,7 @@ pub(super) async fn end(child: &mut Child, death: LauncherDeath, observed: &mut 
 
 /// Containers that are still there after the time in which they must have ended.
 pub(super) async fn wait_for_containers(backend: &dyn Backend, slug: &str) -> Vec<String> {
-    let deadline = Instant::now() + ENDS_WITHIN;
+    let deadline = Instant::now() + patient(ENDS_WITHIN);
     loop {
         let running = running(backend, slug).await;
         if running.is_empty() || Instant::now() > deadline {
@@ -333,7 +337,7 @@ fn dies_after(death: LauncherDeath) -> Option<&'static str> {
 /// Waits for a launcher that kills itself; whether it did.
 async fn wait_until_killed(child: &mut Child, observed: &mut Observation) -> bool {
     use std::os::unix::process::ExitStatusExt;
-    let ended = tokio::time::timeout(LAUNCH_LIMIT, child.wait()).await;
+    let ended = tokio::time::timeout(patient(LAUNCH_LIMIT), child.wait()).await;
     observed.note(format!("the launcher ended with {ended:?}"));
     matches!(ended, Ok(Ok(status)) if status.signal() == Some(rustix::process::Signal::KILL.as_raw()))
 }

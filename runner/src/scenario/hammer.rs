@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use bottle_backend::{Labels, Resource, ResourceKind, Streams};
+use bottle_backend::{Labels, Resource, ResourceKind, Streams, patient, patient_ms};
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Attempt, Disturbance, Evidence, Nonce};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -93,7 +93,7 @@ async fn while_disturbed(
 ) -> Observation {
     let repeat = Action::Repeat {
         times: TIMES,
-        pause_ms: PAUSE_MS,
+        pause_ms: patient_ms(PAUSE_MS),
         action: Box::new(action),
     };
     let list = AgentList {
@@ -106,15 +106,15 @@ async fn while_disturbed(
         } else {
             Err(format!(
                 "the bundle told of no attempt within {} s, so nothing was done to it",
-                RUN_UP.as_secs()
+                patient(RUN_UP).as_secs()
             ))
         }
     };
     let batch = fresh_nonce();
-    let (run, disturbed) = tokio::join!(attempt(fixture.place(), &list, &batch, LIMIT), disturb);
+    let (run, disturbed) = tokio::join!(attempt(fixture.place(), &list, &batch, patient(LIMIT)), disturb);
     // An agent that was cut off may have been faster than the end of its guest is seen.
     let guest_ended = run.end != AgentEnd::Clean
-        && tokio::time::timeout(GUEST_ENDS_WITHIN, fixture.bottle.wait_guest())
+        && tokio::time::timeout(patient(GUEST_ENDS_WITHIN), fixture.bottle.wait_guest())
             .await
             .is_ok();
     observe(&list, run, disturbed, guest_ended)
@@ -122,7 +122,7 @@ async fn while_disturbed(
 
 /// Whether an attempt has come to the bundle: then the agent is at work, however long the engine took to start it.
 async fn is_hammered(fixture: &Fixture, nonce: &Nonce) -> bool {
-    let deadline = Instant::now() + RUN_UP;
+    let deadline = Instant::now() + patient(RUN_UP);
     while Instant::now() < deadline {
         if !fixture.decisions(nonce).is_empty() {
             return true;
@@ -138,7 +138,7 @@ fn case(action: Action, nonce: &Nonce) -> AgentCase {
         nonce: nonce.clone(),
         ok: fresh_nonce(),
         action,
-        limit_ms: u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX),
+        limit_ms: u64::try_from(patient(LIMIT).as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -180,10 +180,10 @@ async fn heard(streams: Streams) -> Vec<Vec<u8>> {
     let begun = Instant::now();
     let mut heard = Vec::new();
     // Ends by its time: the guest goes on.
-    let _ = tokio::time::timeout(HEARD_WITHIN, async {
+    let _ = tokio::time::timeout(patient(HEARD_WITHIN), async {
         while let Ok(Some(line)) = lines.next_segment().await {
             heard.push(line);
-            if heard.len() >= ATTEMPTS_HEARD && begun.elapsed() >= HAMMER_ON {
+            if heard.len() >= ATTEMPTS_HEARD && begun.elapsed() >= patient(HAMMER_ON) {
                 break;
             }
         }
@@ -305,11 +305,11 @@ async fn standstill(pids: &[i32]) -> Result<String, String> {
     use rustix::process::Signal;
     let told = |error: rustix::io::Errno| error.to_string();
     processes::signal(pids, Signal::STOP).map_err(told)?;
-    tokio::time::sleep(STANDSTILL).await;
+    tokio::time::sleep(patient(STANDSTILL)).await;
     processes::signal(pids, Signal::CONT).map_err(told)?;
     Ok(format!(
         "stopped {} processes for {} ms",
         pids.len(),
-        STANDSTILL.as_millis()
+        patient(STANDSTILL).as_millis()
     ))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bottle_backend::{Backend, Role};
+use bottle_backend::{Backend, Role, patient};
 use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
@@ -95,7 +95,7 @@ impl Stopped {
         let problems = report.errors();
         let problems = problems.map(|(step, problem)| format!("{step} was not removed: {problem}"));
         let problems = problems.collect();
-        let deadline = Instant::now() + BOUND;
+        let deadline = Instant::now() + patient(BOUND);
         let mut kinds = Vec::new();
         for (kind, alive) in alive {
             let left = wait_until_gone(&marks, backend, kind, deadline).await;

@@ -19,6 +19,7 @@ mod together;
 
 use std::time::{Duration, Instant};
 
+use bottle_backend::patient_ms;
 use probe_spec::{
     Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase,
     StateCheck, Vantage,
@@ -111,7 +112,7 @@ pub async fn attempt_in(fixture: &Fixture, nonce: &Nonce, action: Action) -> Ans
 
 /// Has one agent in a bottle's guest attempt actions one after another, filled in already; an answer for each.
 pub async fn attempt_all_in(fixture: &Fixture, actions: Vec<(Nonce, Action)>) -> Vec<Answer> {
-    let mut limit = Duration::from_secs(5);
+    let mut limit = Duration::from_millis(patient_ms(5_000));
     let mut cases = Vec::new();
     for (number, (nonce, action)) in actions.into_iter().enumerate() {
         let limit_ms = limit_ms(&action);

@@ -42,6 +42,7 @@ impl Backend for Fake {
                 kernel: "0".to_owned(),
                 subnets: Vec::new(),
                 shares_kernel: false,
+                processors: None,
             })
         }))
     }

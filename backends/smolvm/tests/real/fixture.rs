@@ -105,7 +105,6 @@ impl Site {
         let mut options = LaunchOptions::new("real-test", self.directory.path().join("launcher"));
         options.bundle_archive = Some((self.bundle.reference.clone(), self.bundle.archive.clone()));
         options.guest_stdio = true;
-        options.ready_within = std::time::Duration::from_secs(60);
         match launch(plan, Secrets::none(), self.backend.clone(), options).await {
             Ok(bottle) => bottle,
             Err(error) => panic!("{error}"),
@@ -160,9 +159,10 @@ fn bundle() -> BuiltImage {
 }
 
 fn shell() -> BuiltImage {
-    let busybox = std::fs::read("/bin/busybox")
-        .or_else(|_| std::fs::read("/usr/bin/busybox"))
-        .expect("a static busybox at /bin/busybox (Debian: busybox-static)");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let busybox = std::env::split_paths(&path)
+        .find_map(|directory| std::fs::read(directory.join("busybox")).ok())
+        .expect("a static busybox on the path (Debian: busybox-static)");
     let programs = [
         "busybox", "sh", "cat", "id", "ls", "wget", "nc", "mount", "sleep", "nslookup", "hostname", "stty",
     ];

@@ -55,8 +55,8 @@ async fn a_sealed_machine_is_confined_and_reaches_its_bundle_alone() {
     }
 
     // The proxy answers, by a decision of its own; nothing else does.
-    let (code, _, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
-    assert!(code != 0 && err.contains("403"), "{err}");
+    let (code, out, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
+    assert!(code != 0 && err.contains("403"), "exit code {code}: {out}; {err}");
     let direct = "unset http_proxy HTTP_PROXY; wget -T 5 -O - http://10.0.2.2/";
     let (code, _, err) = run(&bottle, direct).await;
     assert!(code != 0 && err.contains("nreachable"), "{err}");
@@ -143,8 +143,8 @@ async fn a_routed_machine_reaches_one_port_of_one_address() {
     let slug = bottle.slug().to_owned();
     let bundle = bottle.subnets()[&format!("bottle-{slug}-inner")].replace("0/24", "2");
     let gateway = bottle.subnets()[&format!("bottle-{slug}-inner")].replace("0/24", "1");
-    let (code, _, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
-    assert!(code != 0 && err.contains("403"), "{err}");
+    let (code, out, err) = run(&bottle, "wget -T 20 -O - http://denied.test/").await;
+    assert!(code != 0 && err.contains("403"), "exit code {code}: {out}; {err}");
     // A gateway completes every handshake by itself, so only what comes back counts.
     let listener = tokio::net::TcpListener::bind((gateway.as_str(), 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

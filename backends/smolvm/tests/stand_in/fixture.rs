@@ -50,6 +50,7 @@ impl Site {
             cache: path.join("cache"),
             limits,
             starts_at_once: 1,
+            start_tries: 1,
         };
         Self {
             directory,

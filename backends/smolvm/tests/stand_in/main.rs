@@ -212,6 +212,56 @@ async fn a_process_whose_start_was_cut_short_is_ended() {
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+/// The first start goes wrong in a way that another start may not; how often machines are made, started and removed.
+#[rstest]
+#[case("start.hang-once", "")]
+#[case("start.late-once", "")]
+#[case(
+    "start.fail-once",
+    r#"{"error":{"code":"SMOLVM_ERROR","message":"agent did not become ready within 25 s"}}"#
+)]
+#[tokio::test]
+async fn a_machine_that_does_not_come_up_in_time_is_made_anew(#[case] file: &str, #[case] content: &str) {
+    let mut site = Site::new();
+    site.settings.limits.start = SHORT * 2;
+    site.settings.start_tries = 2;
+    // What a start that was cut short leaves running is ended before the next.
+    site.tell("delete.leaves", "");
+    site.tell(file, content);
+    let bottle = site.launch("exit 7").await.unwrap();
+    assert_eq!(bottle.wait_guest().await, Ok(7));
+    assert_eq!(site.boot_processes().len(), 1);
+    let calls = site.calls();
+    let count = |call: &str| calls.lines().filter(|line| line.contains(call)).count();
+    assert_eq!(
+        [count("machine create"), count("machine start"), count("machine delete")],
+        [2, 2, 1],
+        "{calls}"
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[rstest]
+#[case("start.late", "", 2)]
+#[case("start.fail", r#"{"error":{"code":"SMOLVM_ERROR","message":"no /dev/kvm"}}"#, 1)]
+#[tokio::test]
+async fn a_start_is_tried_as_often_as_it_is_worth_it(#[case] file: &str, #[case] content: &str, #[case] starts: usize) {
+    let mut site = Site::new();
+    site.settings.limits.start = SHORT;
+    site.settings.start_tries = 2;
+    site.tell(file, content);
+    let error = site.launch(FOREVER).await.err().unwrap();
+    assert!(error.undone.is_clean(), "{error}");
+    let calls = site.calls();
+    assert_eq!(
+        calls.lines().filter(|line| line.contains("machine start")).count(),
+        starts,
+        "{calls}"
+    );
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep() {
     let mut site = Site::new();

@@ -9,8 +9,10 @@ esac
 printf '%s\n' "$*" >>"$site/calls"
 env >"$site/environment"
 if [ -f "$site/$step.hang" ]; then exec sleep 600; fi
+if [ -f "$site/$step.hang-once" ]; then rm "$site/$step.hang-once"; exec sleep 600; fi
 if [ -f "$site/$step.kill" ]; then kill -9 $$; fi
 if [ -f "$site/$step.fail" ]; then cat "$site/$step.fail" >&2; exit 1; fi
+if [ -f "$site/$step.fail-once" ]; then cat "$site/$step.fail-once" >&2; rm "$site/$step.fail-once"; exit 1; fi
 if [ -f "$site/$step.say" ]; then cat "$site/$step.say"; exit 0; fi
 if [ "$step" = version ]; then echo "smolvm 1.32.2"; exit 0; fi
 shift 2
@@ -45,6 +47,7 @@ start)
   sh "$site/boot.sh" _boot-vm "$vm" </dev/null >/dev/null 2>&1 &
   echo $! >"$vm/agent.pid"
   if [ -f "$site/start.late" ]; then exec sleep 600; fi
+  if [ -f "$site/start.late-once" ]; then rm "$site/start.late-once"; exec sleep 600; fi
   echo running >"$vm/state"
   ;;
 ls)

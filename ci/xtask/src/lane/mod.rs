@@ -26,7 +26,8 @@ use anyhow::{Context, bail};
 use crate::process::{say, target};
 use crate::{build, engine};
 use kvm::{Kvm, Way};
-use payload::{Extra, Setting};
+pub use payload::Extra;
+use payload::Setting;
 use smolvm::fresh;
 use trial::Outcome;
 
@@ -43,25 +44,25 @@ const TRIES: u8 = 2;
 pub struct Arguments {
     /// Longest time for the command, in seconds. Emulation is slow: ten to forty times.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    timeout: u64,
+    pub timeout: u64,
     /// A file or directory to copy in: among the programs under its own name, or to GUEST (relative: in the work directory).
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
-    files: Vec<Extra>,
+    pub files: Vec<Extra>,
     /// A setting of the command's environment.
     #[arg(long = "env", value_name = "NAME=VALUE")]
-    environment: Vec<Setting>,
+    pub environment: Vec<Setting>,
     /// Shows the machine's console.
     #[arg(long)]
-    verbose: bool,
+    pub verbose: bool,
     /// Takes the emulated machine where KVM works too.
     #[arg(long)]
-    emulate: bool,
+    pub emulate: bool,
     /// Takes the programs as they were built last.
     #[arg(long)]
-    no_build: bool,
+    pub no_build: bool,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    pub command: Vec<String>,
 }
 
 /// What one run of the lane uses.

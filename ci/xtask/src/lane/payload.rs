@@ -43,6 +43,19 @@ impl std::str::FromStr for Extra {
 }
 
 impl Extra {
+    /// A file that goes to this place in the command's work directory.
+    pub fn at(host: PathBuf, place: &str) -> Self {
+        Self {
+            host,
+            guest: Some(place.into()),
+        }
+    }
+
+    /// A file that goes among the programs.
+    pub fn program(host: PathBuf) -> Self {
+        Self { host, guest: None }
+    }
+
     /// Its path in the machine, without the leading slash.
     pub fn place(&self) -> anyhow::Result<PathBuf> {
         Ok(match &self.guest {

@@ -7,10 +7,14 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::recipe;
-use crate::process::{has, run, say};
+use crate::packages;
+use crate::process::{run, say};
 
 /// Wheel's program; its own name makes it look for packed assets.
 const PROGRAM: &str = "smol-vmm";
+
+/// The registry's client.
+const PIP: &[packages::Needed] = &[("/usr/lib/python3/dist-packages/pip", "python3-pip")];
 
 /// Makes sure that smolvm lies in the cache; the directory.
 pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
@@ -18,10 +22,7 @@ pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
     if directory.join("smolvm").is_file() {
         return Ok(directory);
     }
-    let python = ["python3", "python"]
-        .into_iter()
-        .find(|name| has(name))
-        .context("expected python3 with pip, to get smolvm's package; found none on the PATH")?;
+    let python = python()?;
     say(&format!(
         "getting smolvm {} (package smolmachines of the Python registry)",
         recipe::SMOLVM
@@ -58,6 +59,19 @@ pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
     fs::rename(&made, &directory).with_context(|| format!("could not make {}", directory.display()))?;
     fs::remove_dir_all(&work)?;
     Ok(directory)
+}
+
+/// A Python with pip: one that is there, or the distribution's.
+fn python() -> anyhow::Result<&'static str> {
+    let has_pip = |name: &&str| {
+        let tried = Command::new(name).args(["-m", "pip", "--version"]).output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    if let Some(name) = ["python3", "python"].into_iter().find(has_pip) {
+        return Ok(name);
+    }
+    packages::ensure("getting smolvm", PIP)?;
+    Ok("/usr/bin/python3")
 }
 
 /// Puts what the wheel holds where the program looks for it.

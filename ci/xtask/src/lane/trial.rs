@@ -11,7 +11,7 @@ use anyhow::Context;
 use super::Run;
 use super::image::Image;
 use super::machine::Machine;
-use super::payload::{self, Keys};
+use super::payload::{self, Keys, Setting};
 use super::session::Session;
 use super::smolvm::fresh;
 use super::watch::{Limits, Phase, Seen, Watch, decide};
@@ -25,6 +25,14 @@ const SILENCE: Duration = Duration::from_secs(180);
 
 /// Bringing out, powering off.
 const AFTER: Duration = Duration::from_secs(300);
+
+/// One virtual processor under software emulation: everything may take longer. A guest of smolvm that comes up at all does so
+/// within a minute.
+const SLOW: [(&str, &str); 3] = [
+    ("BOTTLE_PATIENCE", "5"),
+    ("BOTTLE_SMOLVM_START_SECONDS", "90"),
+    ("BOTTLE_SMOLVM_START_TRIES", "4"),
+];
 
 /// How a try ended.
 pub enum Outcome {
@@ -53,7 +61,7 @@ pub fn once(run: &Run<'_>, image: &Image, attempt: u8) -> anyhow::Result<Outcome
             host: &session.host_key(),
             authorized: &session.authorized(),
         },
-        &payload::script(&run.arguments.environment, &run.arguments.command),
+        &payload::script(&environment(run), &run.arguments.command),
         &run.programs,
         &run.arguments.files,
     )?;
@@ -76,6 +84,15 @@ pub fn once(run: &Run<'_>, image: &Image, attempt: u8) -> anyhow::Result<Outcome
     session.forget();
     fs::remove_file(&payload).with_context(|| format!("could not remove {}", payload.display()))?;
     outcome
+}
+
+/// The command's environment: what an emulated machine needs, and what was asked for, which counts when it is the same setting.
+fn environment(run: &Run<'_>) -> Vec<Setting> {
+    let slow = SLOW.map(|(name, value)| Setting {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    });
+    slow.into_iter().chain(run.arguments.environment.clone()).collect()
 }
 
 /// From the boot to the last byte out.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bottle_backend::Backend;
+use bottle_backend::{Backend, EngineFacts};
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, parse, prepare};
 use bottle_policy::{BundleEvent, DecisionVerdict};
@@ -48,8 +48,8 @@ pub async fn walls(engine: &Arc<dyn Backend>) -> Result<Vec<Finding>, Failure> {
     let begun = Instant::now();
     let witness = Witness::start().map_err(Failure::system("listening on the host"))?;
     let image = bundle_image()?;
-    let subnets = engine.facts().await?.subnets;
-    let plan = |topology| plan(topology, &image.reference, &subnets, &witness);
+    let facts = engine.facts().await?;
+    let plan = |topology| plan(topology, &image.reference, facts.clone(), &witness);
     let (sealed, routed) = (plan(Topology::Sealed)?, plan(Topology::Routed)?);
     let (one, other) = tokio::join!(
         looked_at(engine, sealed, &image, &witness),
@@ -72,7 +72,7 @@ pub async fn walls(engine: &Arc<dyn Backend>) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-fn plan(topology: Topology, image: &str, subnets: &[String], witness: &Witness) -> Result<Plan, Failure> {
+fn plan(topology: Topology, image: &str, engine: EngineFacts, witness: &Witness) -> Result<Plan, Failure> {
     let mut command = vec!["/run/bottle/bottle-guest".to_owned(), "--check".to_owned()];
     if topology == Topology::Sealed {
         command.push("lonely".to_owned());
@@ -83,11 +83,11 @@ fn plan(topology: Topology, image: &str, subnets: &[String], witness: &Witness) 
     let mut slug_entropy = [0; 8];
     getrandom::fill(&mut slug_entropy)
         .map_err(|error| Failure::system("reading randomness")(std::io::Error::other(error.to_string())))?;
-    let facts = HostFacts {
-        subnets: subnets.to_vec(),
+    let mut facts = HostFacts {
         slug_entropy,
         ..HostFacts::default()
     };
+    engine.add_to(&mut facts);
     let options = PrepareOptions {
         topology: Some(topology),
         command,
@@ -330,9 +330,18 @@ mod tests {
 
     #[test]
     fn the_doctors_own_bottles_can_be_planned() {
+        let facts = EngineFacts {
+            engine: "fake 1".to_owned(),
+            api: "1.41".to_owned(),
+            platform: "linux/amd64".to_owned(),
+            kernel: "0".to_owned(),
+            subnets: Vec::new(),
+            shares_kernel: true,
+            processors: Some(1),
+        };
         let witness = Witness::start().unwrap();
         for topology in [Topology::Sealed, Topology::Routed] {
-            plan(topology, "bottle-bundle:0", &[], &witness).unwrap();
+            plan(topology, "bottle-bundle:0", facts.clone(), &witness).unwrap();
         }
         assert_eq!(witness.reached(), 0, "its own connections are not counted");
     }

@@ -293,6 +293,11 @@ pub(super) fn owner(user: Option<&str>) -> Option<String> {
     Some(format!("uid={uid},gid={gid}"))
 }
 
+/// Two processors, or all there are: an engine starts nothing that may use more than it has.
+fn default_milli_cpus(processors: Option<u32>) -> u64 {
+    1000 * u64::from(processors.map_or(2, |all| all.min(2)))
+}
+
 fn limits(input: &Input<'_>) -> Result<Limits, PlanError> {
     let (written, given) = (&input.bottle.limits, &input.facts.default_limits);
     let memory = written.memory.map(|size| size.0);
@@ -313,7 +318,9 @@ fn limits(input: &Input<'_>) -> Result<Limits, PlanError> {
     }
     let milli_cpus = written.cpus.map(|cpus| (cpus * 1000.0).round() as u64);
     let memory = memory.or(given.memory).unwrap_or(4 << 30);
-    let milli_cpus = milli_cpus.or(given.milli_cpus).unwrap_or(2000);
+    let milli_cpus = milli_cpus
+        .or(given.milli_cpus)
+        .unwrap_or_else(|| default_milli_cpus(input.facts.processors));
     // A machine has whole processors and whole mebibytes.
     let (memory_unit, cpu_unit) = match input.backend {
         BackendKind::Docker => (1, 1),

@@ -9,6 +9,8 @@ use crate::plan::{BackendKind, Limits, Topology};
 pub struct HostFacts {
     /// Subnets (CIDR) that are in use: the engine's networks and the host's interfaces.
     pub subnets: Vec<String>,
+    /// Processors of the engine's machine, where they are known: an engine refuses a limit above them.
+    pub processors: Option<u32>,
     /// The operator's home directory, for `~/` in paths of the manifest.
     pub home: String,
     /// The operator's user id.

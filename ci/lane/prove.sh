@@ -1,0 +1,23 @@
+#!/bin/sh
+# What is proven of machines, where they can be had: the tests on the real smolvm, then a sample of the smolmachines column of the
+# conformance matrix, whose known-leaky machines come first. Every part runs, whatever the others came to.
+#   prove.sh PATTERN...    probes or cells of the column
+set -u
+failed=
+part() { # NAME COMMAND...
+    name=$1
+    shift
+    echo "::: $name"
+    "$@" || failed="$failed, $name ($?)"
+}
+BOTTLE_TEST_SMOLVM=1
+BOTTLE_PARTS_DIR=$(dirname "$(command -v bottle-bundle)")
+export BOTTLE_TEST_SMOLVM BOTTLE_PARTS_DIR
+part "tests on the real smolvm" ./real --nocapture --test-threads 1
+rm real
+part "self-test of the machines" bottle-conform self-test --backend smolmachines "$@"
+part "the machines' column" bottle-conform run --backend smolmachines "$@"
+if [ -n "$failed" ]; then
+    echo "failed: ${failed#, }"
+    exit 1
+fi
