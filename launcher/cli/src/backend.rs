@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bottle_backend::Backend;
 use bottle_docker::Docker;
+use bottle_launch::{SweepScope, sweep};
 use bottle_plan::BackendKind;
 use bottle_smolvm::{Settings, Smolvm};
 
 use crate::failure::Failure;
+use crate::host::state_dir;
 
 /// Connects to it. Every backend needs an engine, where the bundle lives.
 pub async fn open(kind: BackendKind, smolvm: Option<PathBuf>) -> Result<Arc<dyn Backend>, Failure> {
@@ -32,4 +35,25 @@ pub async fn with_remains() -> Result<Arc<dyn Backend>, Failure> {
         BackendKind::Smolmachines
     };
     open(kind, None).await
+}
+
+/// How long a command that has done its work may go on for the sake of others'.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Removes what dead launchers left, as every command does that looks at bottles: after it has looked, since what a dead one left
+/// may be what was asked for. A command has succeeded when this does not.
+pub async fn sweep_dead() {
+    let swept = tokio::time::timeout(SWEEP_LIMIT, async {
+        let scope = SweepScope {
+            state_dir: Some(state_dir()),
+            run: None,
+        };
+        sweep(&*with_remains().await?, &scope).await?;
+        Ok::<(), Failure>(())
+    });
+    match swept.await {
+        Ok(Ok(())) => {}
+        Ok(Err(problem)) => tracing::warn!(%problem, "what dead launchers left stays"),
+        Err(_) => tracing::warn!("what dead launchers left was not removed in time"),
+    }
 }

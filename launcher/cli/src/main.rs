@@ -65,7 +65,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_FAILURE);
         }
     };
-    let outcome = runtime.block_on(dispatch(&cli));
+    let outcome = runtime.block_on(async {
+        let outcome = dispatch(&cli).await;
+        if looks_at_bottles(&cli.command) {
+            backend::sweep_dead().await;
+        }
+        outcome
+    });
     // A read of standard input may be under way in a thread of its own, and would be waited for.
     runtime.shutdown_background();
     let code = match outcome {
@@ -76,6 +82,21 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Whether a command looks at bottles of other launchers. Those that launch one sweep before, and `cleanup` and `stop` tell what they
+/// removed.
+fn looks_at_bottles(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Ps(_)
+            | Command::Exec(_)
+            | Command::Attach(_)
+            | Command::Logs(_)
+            | Command::Cp(_)
+            | Command::Diff(_)
+            | Command::Ca(_)
+    )
 }
 
 async fn dispatch(cli: &Cli) -> Result<u8, Failure> {

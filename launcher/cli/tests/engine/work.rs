@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::site::{Launched, Listener, Site, code, send, shell_image, text, wait_code};
 
-fn with_project(mode: &str) -> Site {
+pub fn with_project(mode: &str) -> Site {
     let site = Site::new();
     let project = site.directory.path().join("app");
     std::fs::create_dir_all(project.join("src")).unwrap();
@@ -27,7 +27,7 @@ fn with_project(mode: &str) -> Site {
     site
 }
 
-fn run(site: &Site, script: &str) -> (i32, String, String) {
+pub fn run(site: &Site, script: &str) -> (i32, String, String) {
     let output = site
         .bottle(&["run", "-y", "-b", "dev", "--", "sh", "-c", script])
         .output()
