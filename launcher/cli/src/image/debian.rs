@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use bottle_docker::Docker;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
 use super::recipe::{FINISH, NODE_LOCK, NODE_PACKAGE, Recipe, SUITE};
@@ -30,6 +33,7 @@ pub async fn make(engine: &Docker, recipe: &Recipe) -> Result<String, Failure> {
     let mut child = command(&mmdebstrap, &room, recipe)
         .spawn()
         .map_err(Failure::system("starting mmdebstrap"))?;
+    let _passed_on = PassedOn::to(&child)?;
     let stdout = child
         .stdout
         .take()
@@ -77,7 +81,7 @@ async fn install(npm: &Path, room: &Room) -> Result<(), Failure> {
         other => other,
     };
     // The packages are for the image, whatever this machine's Node.js is.
-    let status = Command::new(npm)
+    let mut child = Command::new(npm)
         .args([
             "ci",
             "--ignore-scripts",
@@ -90,10 +94,10 @@ async fn install(npm: &Path, room: &Room) -> Result<(), Failure> {
         .current_dir(&tree)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
+        .spawn()
         .map_err(Failure::system("starting npm"))?;
+    let _passed_on = PassedOn::to(&child)?;
+    let status = child.wait().await.map_err(Failure::system("waiting for npm"))?;
     if !status.success() {
         return Err(Failure::Image(format!("npm ended with {status}")));
     }
@@ -119,8 +123,7 @@ fn command(mmdebstrap: &Path, room: &Room, recipe: &Recipe) -> Command {
         .arg("-")
         .args(sources())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
+        .stdout(Stdio::piped());
     command
 }
 
@@ -146,6 +149,32 @@ fn program(name: &'static str) -> Result<PathBuf, Failure> {
             "expected `{name}` on the path, found none; on Debian and Ubuntu: apt-get install {name}"
         ))
     })
+}
+
+/// Passes it on to a child when we are told to end: it then ends by itself, having removed what it made and mounted, and so
+/// do we.
+struct PassedOn(JoinHandle<()>);
+
+impl PassedOn {
+    fn to(child: &Child) -> Result<Self, Failure> {
+        let failed = || Failure::system("listening for signals");
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed())?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed())?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Self(tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            if let Some(pid) = pid {
+                // A child that has ended already is what is wanted.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        })))
+    }
+}
+
+impl Drop for PassedOn {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A directory for the time of the making.
