@@ -13,6 +13,7 @@ mod packages;
 mod process;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
