@@ -26,6 +26,7 @@ pub async fn image(command: &ImageCommand) -> Result<u8, Failure> {
 /// Makes the image where the engine does not have it, and prints its name.
 async fn build(args: &ImageBuildArgs) -> Result<u8, Failure> {
     let recipe = Recipe::new(&args.package)?;
+    let name = args.tag.as_deref().map(recipe::name).transpose()?;
     let tag = recipe.tag();
     let reference = format!("{REPOSITORY}:{tag}");
     let engine = Docker::connect().await?;
@@ -38,8 +39,7 @@ async fn build(args: &ImageBuildArgs) -> Result<u8, Failure> {
             id
         }
     };
-    if let Some(name) = &args.tag {
-        let (repository, tag) = recipe::name(name)?;
+    if let Some((repository, tag)) = name {
         engine.name_image(&id, repository, tag).await?;
     }
     prune(&engine, &reference).await;

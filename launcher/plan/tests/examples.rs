@@ -14,7 +14,7 @@ fn every_example_can_be_planned_and_holds_no_token() {
         let text = std::fs::read_to_string(&path).unwrap();
         let manifest = parse(&name, &text).unwrap_or_else(|error| panic!("{error}"));
         let agents: Vec<String> = manifest.document().agents.keys().cloned().collect();
-        assert_eq!(agents, [name.clone()], "{name}");
+        assert_eq!(agents.as_slice(), std::slice::from_ref(&name));
         let options = PrepareOptions {
             agent: Some(name.clone()),
             bundle_image: "bottle-bundle:0".to_owned(),

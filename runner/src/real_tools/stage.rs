@@ -13,6 +13,7 @@ use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
 use bottle_policy::{BundleEvent, DecisionRecord};
 use probe_spec::{Answer, Leak, Nonce, world};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::lab::{Lab, LabOptions};
 use crate::leaks;
@@ -30,11 +31,15 @@ const SHELF: &str = include_str!("../../../fixtures/tools/shelf.sh");
 /// Longest time for a tool.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// One stage at a time: a witness that waits for a turn on the processor seems deaf.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 /// A lab in which bottles of the tools' image are launched.
 pub struct Stage {
     pub lab: Lab,
     image: String,
     _stop: tokio::sync::watch::Sender<bool>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Stage {
@@ -47,6 +52,7 @@ impl Stage {
         let image = std::env::var(IMAGE).unwrap_or_else(|_| {
             panic!("{IMAGE} is not set: `cargo xtask test` makes the image with the tools and sets it")
         });
+        let turn = TURN.lock().await;
         let backend: Arc<dyn Backend> = Arc::new(Docker::connect().await.unwrap());
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let options = LabOptions {
@@ -62,6 +68,7 @@ impl Stage {
             lab,
             image,
             _stop: stop,
+            _turn: turn,
         })
     }
 

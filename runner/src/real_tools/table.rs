@@ -101,7 +101,8 @@ cargo fetch && cat home/registry/src/*/bottle-sample-1.0.0/src/lib.rs"#,
     },
     Tool {
         name: "Java HttpClient",
-        script: r#"cat > Fetch.java <<'END'
+        // Compiled once a guest.
+        script: r#"mkdir -p /tmp/java && cat > Fetch.java <<'END'
 import java.net.URI;
 import java.net.http.*;
 class Fetch {
@@ -113,7 +114,8 @@ class Fetch {
     }
 }
 END
-java -XX:TieredStopAtLevel=1 Fetch.java "$1""#,
+[ -e /tmp/java/Fetch.class ] || javac -d /tmp/java Fetch.java
+java -XX:TieredStopAtLevel=1 -cp /tmp/java Fetch "$1""#,
         refused: "403",
         refused_plain: SENTENCE,
     },

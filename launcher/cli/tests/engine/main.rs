@@ -1,6 +1,7 @@
 //! `bottle` on a real engine. The parts must have been built (`cargo xtask build`), and a static busybox be there.
 
 mod agents;
+mod image;
 mod living;
 mod run;
 mod site;
