@@ -134,6 +134,13 @@ pub async fn plan(
     })
 }
 
+/// Takes a control away from a plan of a bottle of its own kind, with no neighbour.
+#[cfg(test)]
+pub async fn take_away(lab: &Lab, leak: Leak, plan: &mut Plan) -> Result<Removed, SuiteError> {
+    let world = world(lab, leak, plan, None, &lab.redaction.sentinel()).await?;
+    Ok(apply(leak, Side::Own, plan, &world))
+}
+
 /// A guest that is started first would be given the address that the bundle's own is planned to be.
 fn step_aside(plan: &mut Plan) {
     if let (Topology::Routed, NetworkMode::Networks(networks)) = (plan.topology, &mut plan.guest.network)

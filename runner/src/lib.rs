@@ -132,4 +132,6 @@ pub fn actions_of(how: &How) -> Vec<&Action> {
 #[cfg(test)]
 mod false_friends_tests;
 #[cfg(test)]
+mod real_tools;
+#[cfg(test)]
 mod real_witness_tests;

@@ -131,6 +131,12 @@ impl Outside {
         self.order(&WitnessOrder::ResetNames).await
     }
 
+    /// Has its origins answer requests like this; see [`probe_spec::WitnessOrder::Answer`].
+    #[cfg(test)]
+    pub async fn answer(&self, answer: probe_spec::Answer) -> bool {
+        self.order(&WitnessOrder::Answer(answer)).await
+    }
+
     async fn order(&self, order: &WitnessOrder) -> bool {
         let Ok(mut line) = serde_json::to_vec(order) else {
             return false;

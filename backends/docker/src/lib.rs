@@ -11,6 +11,7 @@ mod export;
 mod facts;
 mod hijack;
 mod image;
+mod import;
 mod networks;
 mod observe;
 mod removal;

@@ -14,6 +14,7 @@ mod packages;
 mod process;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -55,6 +55,8 @@ pub enum Command {
     Ca(CaArgs),
     /// Looks whether bottles can be launched here and whether their walls hold.
     Doctor(DoctorArgs),
+    /// Makes images for agents.
+    Image(ImageArgs),
     /// Prints the JSON schema of bottle.yaml.
     Schema,
     /// Removes what dead launchers left in the engine and on disk.
@@ -285,6 +287,39 @@ pub struct DoctorArgs {
     /// As JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `bottle image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Makes the recommended image, if the engine does not have it, and prints its name: a Debian with Claude Code, git,
+    /// Node.js, npm, Python and what agents call.
+    Build(ImageBuildArgs),
+}
+
+/// `bottle image build`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Needs mmdebstrap and npm on this machine. As another user than root, mmdebstrap needs user namespaces."
+)]
+pub struct ImageBuildArgs {
+    /// A Debian package besides the usual ones.
+    #[arg(long, value_name = "NAME")]
+    pub package: Vec<String>,
+    /// One more name for it in the engine, for manifests.
+    #[arg(long, value_name = "NAME[:TAG]")]
+    pub tag: Option<String>,
+    /// Makes it anew, with today's packages.
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// `bottle completions`.

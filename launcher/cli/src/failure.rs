@@ -105,6 +105,9 @@ pub enum Failure {
     /// Files could not be copied.
     #[error("copying: {0}")]
     Copy(String),
+    /// An image could not be made.
+    #[error("making the image: {0}")]
+    Image(String),
     /// This program was built without the bundle.
     #[error("this `bottle` was built without the bundle that it launches: build it with `cargo xtask build`")]
     NoBundle,
@@ -150,9 +153,12 @@ impl Failure {
                 _ => EXIT_FAILURE,
             },
             Self::NoSuchBottle { .. } | Self::SeveralBottles(_) | Self::NothingKept { .. } => EXIT_NO_BOTTLE,
-            Self::Copy(_) | Self::NoBundle | Self::System { .. } | Self::BundleEnded(_) | Self::LeftBehind(_) => {
-                EXIT_FAILURE
-            }
+            Self::Copy(_)
+            | Self::Image(_)
+            | Self::NoBundle
+            | Self::System { .. }
+            | Self::BundleEnded(_)
+            | Self::LeftBehind(_) => EXIT_FAILURE,
         }
     }
 

@@ -14,6 +14,7 @@ mod doctor;
 mod exec;
 mod failure;
 mod host;
+mod image;
 mod init;
 mod journal;
 mod kept;
@@ -116,6 +117,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Completions(completions) => pages::completions(completions),
         Command::Man(man) => pages::man(man),
         Command::Doctor(doctor) => doctor::doctor(doctor).await,
+        Command::Image(image) => image::image(&image.command).await,
         Command::Schema => plan::schema(),
         Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
     }

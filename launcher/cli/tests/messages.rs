@@ -116,6 +116,21 @@ fn an_unknown_backend_in_the_environment() {
 }
 
 #[test]
+fn an_image_that_cannot_be_made_is_refused_before_the_engine_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    for (args, expected) in [
+        (["--package", "a b"], "--package: expected the name of a Debian package"),
+        (["--package", "--tag"], "a value is required"),
+        (["--tag", "a@sha256:0"], "--tag: expected a name such as"),
+    ] {
+        let said = bottle(directory.path(), &["image", "build", args[0], args[1]]);
+        assert!(said.contains(expected) && said.ends_with("=> 64\n"), "{said}");
+    }
+    let said = bottle(directory.path(), &["image", "build"]);
+    assert!(said.ends_with("=> 69\n"), "{said}");
+}
+
+#[test]
 fn plan_shows_names_of_tokens_only() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("bottle.yaml"), MANIFEST).unwrap();

@@ -1,7 +1,7 @@
 //! Files that the launcher gives to a guest, through the shared directory: the guest's init copies them from there.
 
 use bottle_backend::{BackendError, BackendErrorKind, Role};
-use bottle_plan::JAVA_TRUST_FILE;
+use bottle_plan::{JAVA_TRUST_FILE, NODE_LEAD_FILE};
 use bottle_policy::SHARED_DIR;
 use bytes::Bytes;
 
@@ -10,6 +10,9 @@ use crate::error::LaunchFailure;
 use crate::jks::jks;
 use crate::launch::Site;
 use crate::made::backend_failed;
+
+/// What leads Node.js through the proxy.
+const NODE_LEAD: &[u8] = include_bytes!("node.cjs");
 
 /// Most bytes of all files together: the shared directory is in memory and small.
 pub const PROVIDED_LIMIT: usize = 8 << 20;
@@ -29,14 +32,14 @@ impl Site {
     /// Puts the files into the shared directory. The bundle is the half that may write there.
     pub(crate) async fn provide(&self, bundle: &RunningBundle) -> Result<(), LaunchFailure> {
         let mut files = self.options.provided.clone();
-        if !self.plan().trust.is_empty()
-            && let Some(store) = jks(&bundle.ready().0)
-        {
-            files.push(Provided {
-                path: JAVA_TRUST_FILE.to_owned(),
+        if !self.plan().trust.is_empty() {
+            let store = jks(&bundle.ready().0).map(|store| (JAVA_TRUST_FILE, Bytes::from(store)));
+            let lead = (NODE_LEAD_FILE, Bytes::from_static(NODE_LEAD));
+            files.extend(store.into_iter().chain([lead]).map(|(path, content)| Provided {
+                path: path.to_owned(),
                 executable: false,
-                content: store.into(),
-            });
+                content,
+            }));
         }
         if files.is_empty() {
             return Ok(());

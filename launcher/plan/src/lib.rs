@@ -19,7 +19,7 @@ pub use manifest::{Manifest, ManifestError, parse, schema};
 pub use places::Place;
 pub use plan::*;
 pub use prepare::{
-    GUEST_PROXY, HostFacts, JAVA_TRUST_FILE, MACHINE_SOCKETS, PlanError, PrepareOptions, is_own_variable, placeholder,
-    prepare,
+    GUEST_PROXY, HostFacts, JAVA_TRUST_FILE, MACHINE_SOCKETS, NODE_LEAD_FILE, PlanError, PrepareOptions,
+    is_own_variable, placeholder, prepare,
 };
 pub use scalar::{ByteSize, Scalar};

@@ -26,7 +26,7 @@ use crate::plan::{
 pub use error::PlanError;
 pub use guest::{is_own_variable, placeholder};
 pub use input::{HostFacts, PrepareOptions};
-pub use trust::JAVA_TRUST_FILE;
+pub use trust::{JAVA_TRUST_FILE, NODE_LEAD_FILE};
 
 /// Where a sealed guest finds the proxy: its own loopback, where `bottle-guest` listens.
 pub const GUEST_PROXY: &str = "127.0.0.1:8888";

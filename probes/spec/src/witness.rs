@@ -28,6 +28,22 @@ pub enum WitnessOrder {
     },
     /// Forgets how often rebinding names were asked for.
     ResetNames,
+    /// Has every origin answer a request like this from now on. The first order that fits a request counts.
+    Answer(Answer),
+}
+
+/// What origins answer to some requests: files for tools that fetch, a stand-in of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// Path of the request, without its query.
+    pub path: String,
+    /// Texts that the body of the request must have, all of them.
+    pub given: Vec<String>,
+    /// Content type.
+    pub kind: String,
+    /// The body, in base64.
+    pub body: String,
 }
 
 /// A line of the witness's standard output.

@@ -50,6 +50,9 @@ pub const OUTSIDE_RESOLVER: &str = "203.0.113.53";
 /// The domain under which cases put nonces into names.
 pub const EXFIL: &str = "exfil.test";
 
+/// Below this path, origins have just what they were ordered to ([`Answer`](crate::Answer)): anything else is not found.
+pub const SHELF: &str = "/shelf/";
+
 /// Port (TCP and UDP) at which the peer bottle's guest listens for nonces.
 pub const PEER_PORT: u16 = 7777;
 /// Port at which the listener in the bundle's own network namespace waits on 127.0.0.1 and ::1 (see `bundle.lo.tcp`).

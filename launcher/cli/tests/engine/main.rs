@@ -2,6 +2,7 @@
 
 mod agents;
 mod faults;
+mod image;
 mod living;
 mod run;
 mod site;

@@ -59,7 +59,7 @@ pub fn is_own_variable(name: &str) -> bool {
         || NO_PROXY_VARIABLES.contains(&name)
         || CA_VARIABLES.contains(&name)
         || agent::VARIABLES.contains(&name)
-        || name == super::trust::JAVA_VARIABLE
+        || [super::trust::JAVA_VARIABLE, super::trust::NODE_VARIABLE].contains(&name)
 }
 
 /// `http://ADDRESS`, the form of the proxy variables.

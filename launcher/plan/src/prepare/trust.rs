@@ -12,6 +12,9 @@ use crate::prepare::{GUEST_PROXY, Input};
 /// Name of Java's trust store in the shared directory.
 pub const JAVA_TRUST_FILE: &str = "trust.jks";
 
+/// Name of what leads Node.js through the proxy, in the shared directory: most versions read no proxy variables.
+pub const NODE_LEAD_FILE: &str = "node.cjs";
+
 /// Directory and file of the trust stores of Debian, Ubuntu and Alpine, and of Fedora.
 const STORES: [(&str, &str); 2] = [
     ("/etc/ssl/certs", "ca-certificates.crt"),
@@ -21,6 +24,9 @@ const STORE_BYTES: u64 = 1 << 20;
 
 /// Java reads neither the proxy's variables nor PEM files.
 pub(super) const JAVA_VARIABLE: &str = "JAVA_TOOL_OPTIONS";
+
+/// Options of every Node.js, which also reads no proxy variables.
+pub(super) const NODE_VARIABLE: &str = "NODE_OPTIONS";
 
 /// Puts the stores into a guest's plan; what its init copies there.
 pub(super) fn trust(input: &Input<'_>, config: &BundleConfig, guest: &mut ContainerPlan) -> Vec<CopyPlan> {
@@ -56,6 +62,11 @@ pub(super) fn trust(input: &Input<'_>, config: &BundleConfig, guest: &mut Contai
         .env
         .entry(JAVA_VARIABLE.to_owned())
         .or_insert_with(|| java_options(&proxy));
+    // Options add up here: what the user says comes last and counts.
+    let node = guest.env.entry(NODE_VARIABLE.to_owned()).or_default();
+    *node = format!("--require={SHARED_DIR}/{NODE_LEAD_FILE} {node}")
+        .trim_end()
+        .to_owned();
     copies
 }
 
