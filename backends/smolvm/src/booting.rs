@@ -12,7 +12,7 @@ impl Maker {
         let (name, shapes) = (&spec.name, self.program.shapes());
         let mut attempt = 1;
         loop {
-            let Err(error) = self.program.call(shapes.start(name), self.limits.start).await else {
+            let Err(error) = self.program.call_behind(shapes.start(name), self.limits.start).await else {
                 return Ok(());
             };
             if error.kind != BackendErrorKind::TimedOut || attempt >= self.start_tries {

@@ -59,6 +59,15 @@ pub(crate) fn below(directory: &Path) -> Vec<Process> {
         .collect()
 }
 
+/// Whether this process has a machine's process as its child.
+pub(crate) fn has_started_machine(parent: i32) -> bool {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.any(|pid| {
+        stat_of(pid, PARENT) == Some(i64::from(parent)) && command_line(pid).is_some_and(|words| is_boot(&words))
+    })
+}
+
 /// Ends processes and waits until they are gone; what went wrong.
 pub(crate) async fn end(processes: impl IntoIterator<Item = Process>) -> Result<(), String> {
     for process in processes {
@@ -99,9 +108,17 @@ fn command_line(pid: i32) -> Option<Vec<String>> {
 }
 
 fn start_of(pid: i32) -> Option<u64> {
+    stat_of(pid, START)
+}
+
+/// Fields of `/proc/PID/stat` (proc_pid_stat(5)), counted from the one after the program's name.
+const PARENT: usize = 1;
+const START: usize = 19;
+
+fn stat_of<N: std::str::FromStr>(pid: i32, field: usize) -> Option<N> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name may have blanks and parentheses.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(field)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -165,6 +182,8 @@ mod tests {
             found = below(&path);
         }
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [pid]);
+        assert!(has_started_machine(i32::try_from(std::process::id()).unwrap()));
+        assert!(!has_started_machine(pid));
         let earlier = Process {
             start: found[0].start + 1,
             ..found[0]

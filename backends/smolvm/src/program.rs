@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bottle_backend::{BackendError, BackendErrorKind, patient};
+use rustix::process::{Pid, setpriority_process};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use crate::processes;
 use crate::shapes::{Shapes, Version, environment};
 
 /// How long calls may take before they are ended.
@@ -41,6 +43,11 @@ impl Default for Limits {
 const LONGEST_ANSWER: u64 = 4 << 20;
 /// How long the rest of the output may take to come after the end of the program. A child of it may hold the pipes open.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How often it is looked whether a start has its machine.
+const LOOK_FOR_MACHINE: Duration = Duration::from_millis(100);
+/// The last place in the queue for the processor: a niceness.
+const LAST: i32 = 19;
 
 /// Variables of the caller that smolvm gets: what it needs to run, and nothing that is the operator's secret or changes
 /// where it looks for its parts.
@@ -73,7 +80,7 @@ impl Program {
             state: state.to_owned(),
             start: limits.start,
         };
-        let said = binary.run(CALL, &Shapes::version(), limits.look).await?;
+        let said = binary.run(CALL, &Shapes::version(), limits.look, Place::Any).await?;
         if said.code != Some(0) {
             return Err(failed(CALL, &said));
         }
@@ -114,21 +121,24 @@ impl Program {
         self.call_whole(&words, limit).await
     }
 
+    /// Makes a call that starts a machine, behind the machine in the queue for the processor; see [`step_back`].
+    pub(crate) async fn call_behind(&self, words: Vec<String>, limit: Duration) -> Result<String, BackendError> {
+        let words: Vec<String> = words.into_iter().chain(self.shapes.everywhere(self.state())).collect();
+        let name = name_of(&words);
+        let said = self.binary.run(&name, &words, limit, Place::BehindItsMachine).await?;
+        said.success(&name)
+    }
+
     /// Makes a call that has its options already; its standard output.
     pub(crate) async fn call_whole(&self, words: &[String], limit: Duration) -> Result<String, BackendError> {
-        let name = format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "));
-        let said = self.binary.run(&name, words, limit).await?;
-        if said.code == Some(0) {
-            Ok(said.stdout)
-        } else {
-            Err(failed(&name, &said))
-        }
+        let name = name_of(words);
+        self.binary.run(&name, words, limit, Place::Any).await?.success(&name)
     }
 
     /// Makes a call that has its options already and must end with this exit code.
     pub(crate) async fn call_for(&self, words: &[String], code: i32, limit: Duration) -> Result<(), BackendError> {
-        let name = format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "));
-        let said = self.binary.run(&name, words, limit).await?;
+        let name = name_of(words);
+        let said = self.binary.run(&name, words, limit, Place::Any).await?;
         if said.code == Some(code) {
             Ok(())
         } else {
@@ -159,7 +169,7 @@ impl Binary {
         command
     }
 
-    async fn run(&self, name: &str, words: &[String], limit: Duration) -> Result<Said, BackendError> {
+    async fn run(&self, name: &str, words: &[String], limit: Duration, place: Place) -> Result<Said, BackendError> {
         let begun = std::time::Instant::now();
         let mut command = self.command(words);
         command
@@ -172,7 +182,15 @@ impl Binary {
         })?;
         let stdout = Kept::read(child.stdout.take());
         let stderr = Kept::read(child.stderr.take());
-        let Ok(ended) = tokio::time::timeout(limit, child.wait()).await else {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        let stepping = id
+            .filter(|_| place == Place::BehindItsMachine)
+            .map(|id| tokio::spawn(step_back(id)));
+        let ended = tokio::time::timeout(limit, child.wait()).await;
+        if let Some(stepping) = stepping {
+            stepping.abort();
+        }
+        let Ok(ended) = ended else {
             // Dropping the child kills it; its end is awaited so that it is not there any more when things are undone.
             let _ = child.kill().await;
             let what = format!(
@@ -193,6 +211,32 @@ impl Binary {
         tracing::debug!(call = name, millis, status = said.status, "smolvm");
         Ok(said)
     }
+}
+
+/// Where in the queue for the processor a call runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// As whoever calls.
+    Any,
+    /// Behind the machine that it starts.
+    BehindItsMachine,
+}
+
+/// Lowers a call's priority once it has started its machine.
+///
+/// smolvm asks the agent of a starting machine dozens of times a second whether it is there, and waits a few milliseconds for an
+/// answer. A machine that needs longer, as on a busy or emulated host, then does nothing but answer questions that nobody waits
+/// for any more, without an end. Behind its machine, smolvm asks when the machine has answered all there was.
+async fn step_back(id: i32) {
+    while !processes::has_started_machine(id) {
+        tokio::time::sleep(LOOK_FOR_MACHINE).await;
+    }
+    // A call that has ended meanwhile needs no place.
+    let _ = setpriority_process(Pid::from_raw(id), LAST);
+}
+
+fn name_of(words: &[String]) -> String {
+    format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "))
 }
 
 fn failed(name: &str, said: &Said) -> BackendError {
@@ -236,6 +280,16 @@ struct Said {
     status: String,
     stdout: String,
     stderr: String,
+}
+
+impl Said {
+    fn success(self, name: &str) -> Result<String, BackendError> {
+        if self.code == Some(0) {
+            Ok(self.stdout)
+        } else {
+            Err(failed(name, &self))
+        }
+    }
 }
 
 /// A failure that smolvm itself reports: the last line of its standard error.
@@ -401,5 +455,28 @@ mod tests {
         ] {
             assert_eq!(OwnFailure::in_text(other), None, "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_start_goes_behind_its_machine_and_not_before_there_is_one() {
+        use rustix::process::{Signal, getpriority_process, kill_process_group};
+        use std::os::unix::process::CommandExt as _;
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read -r line; sleep 600 | sh -s _boot-vm; :"])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        let limit = Duration::from_millis(300);
+        assert!(tokio::time::timeout(limit, step_back(id)).await.is_err());
+        assert_ne!(getpriority_process(Pid::from_raw(id)), Ok(LAST));
+        drop(child.stdin.take());
+        tokio::time::timeout(Duration::from_secs(30), step_back(id))
+            .await
+            .unwrap();
+        assert_eq!(getpriority_process(Pid::from_raw(id)), Ok(LAST));
+        kill_process_group(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+        child.wait().unwrap();
     }
 }

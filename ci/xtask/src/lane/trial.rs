@@ -30,8 +30,8 @@ const AFTER: Duration = Duration::from_secs(300);
 /// within a minute.
 const SLOW: [(&str, &str); 3] = [
     ("BOTTLE_PATIENCE", "5"),
-    ("BOTTLE_SMOLVM_START_SECONDS", "90"),
-    ("BOTTLE_SMOLVM_START_TRIES", "4"),
+    ("BOTTLE_SMOLVM_START_SECONDS", "240"),
+    ("BOTTLE_SMOLVM_START_TRIES", "3"),
 ];
 
 /// How a try ended.
