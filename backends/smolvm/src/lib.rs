@@ -17,6 +17,7 @@ mod inside;
 mod journal;
 mod listing;
 mod machine;
+mod own_failure;
 mod processes;
 mod program;
 mod removal;

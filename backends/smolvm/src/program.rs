@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bottle_backend::{BackendError, BackendErrorKind, patient};
 use rustix::process::{Pid, setpriority_process};
-use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use crate::own_failure::OwnFailure;
 use crate::processes;
 use crate::shapes::{Shapes, Version, environment};
 
@@ -292,67 +292,6 @@ impl Said {
     }
 }
 
-/// A failure that smolvm itself reports: the last line of its standard error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OwnFailure {
-    code: String,
-    /// What it says.
-    pub(crate) message: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Report {
-    error: ReportedError,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReportedError {
-    code: String,
-    message: String,
-}
-
-impl OwnFailure {
-    /// Finds it in a text.
-    pub(crate) fn in_text(text: &str) -> Option<Self> {
-        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-        Self::of_line(line)
-    }
-
-    /// Reads one line, as JSON or (of old versions) as text.
-    fn of_line(line: &str) -> Option<Self> {
-        Self::of_json(line).or_else(|| {
-            Some(Self {
-                code: String::new(),
-                message: line.strip_prefix("Error: ")?.to_owned(),
-            })
-        })
-    }
-
-    /// Reads one line of JSON: these fields and no others, and a code of smolvm's form. Commands print such things too.
-    pub(crate) fn of_json(line: &str) -> Option<Self> {
-        let Report { error } = serde_json::from_str(line).ok()?;
-        let is_code = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
-        (!error.code.is_empty() && error.code.bytes().all(is_code)).then_some(Self {
-            code: error.code,
-            message: error.message,
-        })
-    }
-
-    pub(crate) fn kind(&self) -> BackendErrorKind {
-        if self.code == "NOT_FOUND" || self.message.contains("vm not found") {
-            BackendErrorKind::NotFound
-        } else if self.message.contains("already exists") {
-            BackendErrorKind::Conflict
-        } else if self.message.contains("did not become ready") {
-            BackendErrorKind::TimedOut
-        } else {
-            BackendErrorKind::Refused
-        }
-    }
-}
-
 /// A stream that is being read to its end, up to a size.
 struct Kept {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -436,26 +375,6 @@ pub(crate) fn refused(call: impl Into<String>, problem: impl Into<String>) -> Ba
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn its_own_failures_are_told_from_what_others_print() {
-        let json = "Starting machine 'x'...\n{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"vm not found: x\"}}\n";
-        let own = OwnFailure::in_text(json).unwrap();
-        assert_eq!(own.message, "vm not found: x");
-        assert_eq!(own.kind(), BackendErrorKind::NotFound);
-        let old = OwnFailure::in_text("Error: machine 'x' already exists\n").unwrap();
-        assert_eq!(old.kind(), BackendErrorKind::Conflict);
-        for other in [
-            "",
-            "\n\n",
-            "error: no",
-            "{\"error\": 1}",
-            "{\"error\":{\"code\":1}}",
-            "{\"error\":{\"code\":\"a\",\"message\":\"\"}}",
-        ] {
-            assert_eq!(OwnFailure::in_text(other), None, "{other}");
-        }
-    }
 
     #[tokio::test]
     async fn a_start_goes_behind_its_machine_and_not_before_there_is_one() {

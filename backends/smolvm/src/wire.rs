@@ -15,7 +15,8 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::oneshot;
 
-use crate::program::{OwnFailure, unexpected};
+use crate::own_failure::OwnFailure;
+use crate::program::unexpected;
 
 /// Room for standard error on its way.
 const ROOM: usize = 64 * 1024;

@@ -61,6 +61,7 @@ impl Stage {
             backend,
             parts: crate::parts::parts().unwrap(),
             program: None,
+            images_of_machines: None,
             stop: stopped,
         };
         let lab = Lab::open(options).await.unwrap();
