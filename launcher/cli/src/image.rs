@@ -11,7 +11,8 @@ use bottle_docker::Docker;
 use crate::args::{ImageBuildArgs, ImageCommand};
 use crate::failure::{Failure, say};
 use crate::plan::print;
-use recipe::{REPOSITORY, Recipe};
+pub use recipe::REPOSITORY;
+use recipe::Recipe;
 
 /// How many images of other recipes stay: the newest, which another project or work tree may use.
 const KEPT: usize = 3;
@@ -20,6 +21,14 @@ const KEPT: usize = 3;
 pub async fn image(command: &ImageCommand) -> Result<u8, Failure> {
     match command {
         ImageCommand::Build(args) => build(args).await,
+    }
+}
+
+/// How an image gets into the engine.
+pub fn how_to_have(reference: &str) -> String {
+    match recipe::name(reference) {
+        Ok((REPOSITORY, _)) => format!("bottle image build --tag {reference} (--package NAME adds Debian packages)"),
+        _ => format!("docker pull {reference}"),
     }
 }
 

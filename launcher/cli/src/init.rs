@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::args::{AgentName, InitArgs};
 use crate::failure::{Failure, say};
+use crate::image::{REPOSITORY, how_to_have};
 use crate::plan::print;
 
 /// What a project is written in: a file that tells it, an image, and where its packages come from.
@@ -111,7 +112,12 @@ fn starter(agent: AgentName, is_there: impl Fn(&str) -> bool) -> String {
         .iter()
         .filter(|kind| kind.files.iter().any(|file| is_there(file)))
         .collect();
-    let image = kinds.first().map_or(DEBIAN, |kind| kind.image);
+    let image = match agent {
+        // The recommended one has it.
+        AgentName::Claude => REPOSITORY,
+        _ => kinds.first().map_or(DEBIAN, |kind| kind.image),
+    };
+    let having = how_to_have(image);
     let hosts: Vec<&str> = kinds.iter().flat_map(|kind| kind.hosts).copied().collect();
     let exclude: Vec<&str> = kinds.iter().flat_map(|kind| kind.exclude).copied().collect();
     let exclude = exclude.join(", ");
@@ -137,7 +143,7 @@ version: 1
 
 bottles:
   dev:
-    # Any image that has the agent in it. Nothing is pulled by itself: docker pull {image}
+    # Any image that has the agent in it. None is got by itself: {having}
     image: {image}
     # sealed: no network at all, only the proxy. routed: for agents that need a real interface.
     topology: sealed

@@ -10,6 +10,7 @@ use bottle_plan::LABEL_OWNER_PID;
 
 use super::Finding;
 use crate::host::{Loaded, state_dir};
+use crate::image::how_to_have;
 use crate::parts::bundle_image;
 
 /// Free space under which launches are likely to fail.
@@ -295,7 +296,7 @@ async fn manifest(engine: &dyn Backend) -> Vec<Finding> {
             Ok(None) => findings.push(Finding::note(
                 subject.clone(),
                 format!("its image {} is not in the engine", bottle.image),
-                format!("docker pull {}", bottle.image),
+                how_to_have(&bottle.image),
             )),
             Err(error) => findings.push(Finding::note(
                 subject.clone(),
