@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use bottle_backend::{Backend, Resource, ResourceKind, Role};
-use bottle_bench::{Samples, milliseconds, print};
-use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
+use bottle_bench::{BUSYBOX, Samples, image, milliseconds, print};
+use bottle_docker::{BuiltImage, Docker};
 use bottle_launch::{LaunchOptions, Secrets, labels, launch};
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, parse, prepare};
 use bottle_policy::Tokens;
@@ -18,9 +18,6 @@ use tracing_subscriber::EnvFilter;
 
 /// Rounds of each topology; the two sides take turns.
 const ROUNDS: usize = 12;
-
-/// The shell of the guest: what Debian's `busybox-static` installs.
-const BUSYBOX: &str = "/bin/busybox";
 
 const MANIFEST: &str = "\
 version: 1
@@ -109,24 +106,6 @@ async fn main() -> anyhow::Result<()> {
         &ends,
     );
     Ok(())
-}
-
-fn image(program: &Path, repository: &str, path: &str) -> anyhow::Result<BuiltImage> {
-    let bytes =
-        std::fs::read(program).with_context(|| format!("expected a static program at {}", program.display()))?;
-    let settings = ImageSettings {
-        entrypoint: vec![path.to_owned()],
-        ..ImageSettings::default()
-    };
-    Ok(build_image(
-        repository,
-        &[ImageFile {
-            path,
-            mode: 0o755,
-            bytes: &bytes,
-        }],
-        &settings,
-    )?)
 }
 
 async fn plan(

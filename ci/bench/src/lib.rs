@@ -2,9 +2,35 @@
 //! use instead, measured in the same run, and is read as a ratio.
 #![warn(missing_docs)]
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
+use bottle_docker::{BuiltImage, ImageFile, ImageSettings, build_image};
+
 use comfy_table::{Table, presets};
+
+/// The shell of guests: what Debian's `busybox-static` installs.
+pub const BUSYBOX: &str = "/bin/busybox";
+
+/// An image with one static program.
+pub fn image(program: &Path, repository: &str, path: &str) -> anyhow::Result<BuiltImage> {
+    let bytes =
+        std::fs::read(program).with_context(|| format!("expected a static program at {}", program.display()))?;
+    let settings = ImageSettings {
+        entrypoint: vec![path.to_owned()],
+        ..ImageSettings::default()
+    };
+    Ok(build_image(
+        repository,
+        &[ImageFile {
+            path,
+            mode: 0o755,
+            bytes: &bytes,
+        }],
+        &settings,
+    )?)
+}
 
 /// Samples of a duration.
 #[derive(Default)]

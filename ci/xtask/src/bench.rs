@@ -3,14 +3,14 @@
 use std::process::{Command, ExitCode};
 
 use crate::process::{cargo, has, run, say, target};
-use crate::{build, engine};
+use crate::{build, engine, packages};
 
 /// What our proxy is measured against: the newest release that runs on Python 3.11, which Debian 12 has.
 const MITMPROXY: &str = "mitmproxy==11.0.2";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only these: `guest`, `launch`, `proxy`.
+    /// Only these: `guest`, `launch`, `everyday`, `proxy`.
     only: Vec<String>,
 }
 
@@ -19,7 +19,7 @@ pub fn bench(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     engine::ensure()?;
     let built = build::build()?;
     let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
-    for name in ["guest", "launch", "proxy"] {
+    for name in ["guest", "launch", "everyday", "proxy"] {
         if !wanted(name) {
             continue;
         }
@@ -29,6 +29,9 @@ pub fn bench(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             .args(["bench", "--locked", "-p", "bottle-bench", "--bench", name])
             .env("BOTTLE_PARTS_DIR", target().join("parts"))
             .env("BOTTLE_PROGRAMS_DIR", &built.programs);
+        if name == "everyday" {
+            packages::ensure("the comparison", &[("/usr/bin/docker-compose", "docker-compose")])?;
+        }
         if name == "proxy" {
             command.env("BOTTLE_BENCH_MITMDUMP", mitmdump()?);
         }

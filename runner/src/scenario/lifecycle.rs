@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bottle_backend::{Backend, Role, patient};
+use bottle_launch::TeardownReport;
 use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
@@ -14,6 +15,7 @@ use super::state::files_of;
 use super::{Observation, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
+use crate::fixture::Fixture;
 use crate::lab::Lab;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
@@ -86,7 +88,7 @@ impl Stopped {
         } else {
             Ok(None)
         };
-        let report = fixture.bottle.close().await;
+        let report = close(backend, &fixture).await?;
         let mut state_left: Vec<String> = files_of(&state).iter().map(|path| path.display().to_string()).collect();
         if state.exists() {
             state_left.push(state.display().to_string());
@@ -113,6 +115,14 @@ impl Stopped {
             images,
         })
     }
+}
+
+/// Stops a bottle. An engine that has died meanwhile is an error of the suite, and what stays because of it no finding.
+pub async fn close(backend: &dyn Backend, fixture: &Fixture) -> Result<TeardownReport, SuiteError> {
+    let report = fixture.bottle.close().await;
+    let reached = backend.inventory(LABEL_SLUG, Some(fixture.bottle.slug())).await;
+    reached.map_err(SuiteError::engine("listing a bottle after its stop"))?;
+    Ok(report)
 }
 
 /// The images of a bottle, and then none of the one that a known-leaky bottle kept.

@@ -39,7 +39,7 @@ async fn stopped(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
             }
         }
     }
-    let report = fixture.bottle.close().await;
+    let report = lifecycle::close(&*target.lab.backend, &fixture).await?;
     let problems = report.errors();
     let problems: Vec<String> = problems
         .map(|(step, problem)| format!("{step} was not removed: {problem}"))
