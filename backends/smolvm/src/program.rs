@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bottle_backend::{BackendError, BackendErrorKind, patient};
-use rustix::process::{Pid, setpriority_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use crate::booting::step_back;
 use crate::own_failure::OwnFailure;
-use crate::processes;
 use crate::shapes::{Shapes, Version, environment};
 
 /// How long calls may take before they are ended.
@@ -43,11 +42,6 @@ impl Default for Limits {
 const LONGEST_ANSWER: u64 = 4 << 20;
 /// How long the rest of the output may take to come after the end of the program. A child of it may hold the pipes open.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-
-/// How often it is looked whether a start has its machine.
-const LOOK_FOR_MACHINE: Duration = Duration::from_millis(100);
-/// The last place in the queue for the processor: a niceness.
-const LAST: i32 = 19;
 
 /// Variables of the caller that smolvm gets: what it needs to run, and nothing that is the operator's secret or changes
 /// where it looks for its parts.
@@ -222,19 +216,6 @@ enum Place {
     BehindItsMachine,
 }
 
-/// Lowers a call's priority once it has started its machine.
-///
-/// smolvm asks the agent of a starting machine dozens of times a second whether it is there, and waits a few milliseconds for an
-/// answer. A machine that needs longer, as on a busy or emulated host, then does nothing but answer questions that nobody waits
-/// for any more, without an end. Behind its machine, smolvm asks when the machine has answered all there was.
-async fn step_back(id: i32) {
-    while !processes::has_started_machine(id) {
-        tokio::time::sleep(LOOK_FOR_MACHINE).await;
-    }
-    // A call that has ended meanwhile needs no place.
-    let _ = setpriority_process(Pid::from_raw(id), LAST);
-}
-
 fn name_of(words: &[String]) -> String {
     format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "))
 }
@@ -370,32 +351,4 @@ pub(crate) fn unexpected(call: impl Into<String>, problem: impl Into<String>) ->
 /// A refusal of ours.
 pub(crate) fn refused(call: impl Into<String>, problem: impl Into<String>) -> BackendError {
     error(call, BackendErrorKind::Refused, problem)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_start_goes_behind_its_machine_and_not_before_there_is_one() {
-        use rustix::process::{Signal, getpriority_process, kill_process_group};
-        use std::os::unix::process::CommandExt as _;
-        let mut child = std::process::Command::new("sh")
-            .args(["-c", "read -r line; sleep 600 | sh -s _boot-vm; :"])
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let id = i32::try_from(child.id()).unwrap();
-        let limit = Duration::from_millis(300);
-        assert!(tokio::time::timeout(limit, step_back(id)).await.is_err());
-        assert_ne!(getpriority_process(Pid::from_raw(id)), Ok(LAST));
-        drop(child.stdin.take());
-        tokio::time::timeout(Duration::from_secs(30), step_back(id))
-            .await
-            .unwrap();
-        assert_eq!(getpriority_process(Pid::from_raw(id)), Ok(LAST));
-        kill_process_group(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
-        child.wait().unwrap();
-    }
 }

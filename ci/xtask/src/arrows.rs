@@ -57,7 +57,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "probe-spec",
         ],
     ),
-    ("bottle-bench", &[]),
+    ("bottle-bench", &["bottle-docker"]),
     ("xtask", &[]),
 ];
 

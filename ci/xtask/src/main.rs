@@ -39,7 +39,7 @@ enum Command {
     Engine,
     /// Runs a command where both kinds of guest can be had: here, or in an emulated machine.
     Lane(lane::Arguments),
-    /// Proves what machines of smolvm hold: their tests and a sample of their column, here or in the emulated machine.
+    /// Runs the tests on the real smolvm, and probes of its column that are named, here or in the emulated machine.
     Machines(machines::Arguments),
     /// Measures, side by side with what one would use instead.
     Bench(bench::Arguments),
