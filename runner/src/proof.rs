@@ -19,6 +19,15 @@ const ARRIVES_WITHIN: Duration = Duration::from_millis(1500);
 /// How long one proof may take to be sent.
 const CASE_MS: u64 = 3000;
 
+/// How long the proof of a witness may take to be sent: the first that a member of the network sends from an advertised address
+/// waits until the kernel has one.
+const fn case_ms(at: Vantage) -> u64 {
+    match at {
+        Vantage::InternetAdvertised => 2 * CASE_MS,
+        _ => CASE_MS,
+    }
+}
+
 /// A proof to be made: the nonce that must arrive.
 struct Sent {
     at: Vantage,
@@ -100,7 +109,7 @@ async fn send(place: Place<'_>, sent: &[Sent]) -> AgentRun {
         place,
         &list,
         &fresh_nonce(),
-        Duration::from_millis(patient_ms(CASE_MS * 2)),
+        Duration::from_millis(patient_ms(CASE_MS * 3)),
     )
     .await
 }
@@ -156,7 +165,7 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
                     nonce: fresh_nonce(),
                     ok: fresh_nonce(),
                     action,
-                    limit_ms: patient_ms(CASE_MS),
+                    limit_ms: patient_ms(case_ms(*at)),
                 };
                 Sent { at: *at, case }
             })

@@ -17,9 +17,9 @@ use crate::{resolve, wire};
 const TCP_ANSWER: Duration = Duration::from_millis(500);
 const DATAGRAM_ANSWER: Duration = Duration::from_millis(200);
 const ANSWER_BYTES: usize = 4 << 10;
-/// How long an address is waited for that a router advertises: the kernel asks for one within a second of an interface's start,
-/// and tries it for a second (RFC 4861, 10; RFC 4862, 5.1).
-const ADVERTISED_WITHIN: Duration = Duration::from_secs(3);
+/// How long an address is waited for that a router advertises: the kernel tries its own address of the link for up to two seconds,
+/// asks for a router within another, and tries what it was advertised for up to two (RFC 4861, 10; RFC 4862, 5.1).
+const ADVERTISED_WITHIN: Duration = Duration::from_secs(6);
 /// Pause between the two sendings of a datagram.
 const DATAGRAM_PAUSE: Duration = Duration::from_millis(20);
 /// Largest datagram (65,535 less the IPv4 and UDP headers).
@@ -74,7 +74,8 @@ fn advertised(run: &Run) -> Option<IpAddr> {
             run.trace(format!("a router advertised {address}"));
             return Some(address.into());
         }
-        let is_alone = std::fs::read_to_string("/proc/net/dev").is_ok_and(|text| has_only_loopback(&text));
+        // Who has no address of a link can take none that is advertised there.
+        let is_alone = has_only_loopback(interfaces.as_deref().unwrap_or_default());
         if is_alone || Instant::now() >= end {
             let addresses = outcome("addresses", interfaces.map(|text| text.trim().to_owned()));
             run.trace(format!("no router advertised an address; {addresses}"));
@@ -94,10 +95,10 @@ fn advertised_in(line: &str) -> Option<std::net::Ipv6Addr> {
     (scope == 0 && flags & (0x80 | 0x40) == 0).then(|| address.into())
 }
 
-/// Whether `/proc/net/dev` lists no interface that leads anywhere: then no advertisement can come.
+/// Whether `/proc/net/if_inet6` lists no interface that leads anywhere.
 fn has_only_loopback(text: &str) -> bool {
-    let names = text.lines().filter_map(|line| line.split_once(':'));
-    names.map(|(name, _)| name.trim()).all(|name| name == "lo")
+    let mut names = text.lines().filter_map(|line| line.split_ascii_whitespace().last());
+    names.all(|name| name == "lo")
 }
 
 /// Action `Udp`.
@@ -314,8 +315,12 @@ mod tests {
     }
 
     #[rstest::rstest]
-    #[case("Inter-|   Receive\n face |bytes\n    lo: 0 0\n", true)]
-    #[case("Inter-|   Receive\n face |bytes\n    lo: 0 0\n  eth0: 0 0\n", false)]
+    #[case("", true)]
+    #[case("00000000000000000000000000000001 01 80 10 80       lo\n", true)]
+    #[case(
+        "00000000000000000000000000000001 01 80 10 80       lo\nfe800000000000000000000000000007 02 40 20 40     eth0\n",
+        false
+    )]
     fn interfaces_that_lead_somewhere_are_told(#[case] text: &str, #[case] expected: bool) {
         assert_eq!(has_only_loopback(text), expected);
     }
