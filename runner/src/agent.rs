@@ -47,7 +47,8 @@ pub struct Place<'a> {
     pub prefix: &'a [String],
 }
 
-/// Has an agent attempt a list, within a limit that is already as long as it is on this machine. Never fails: what goes wrong is how the agent ended.
+/// Has an agent attempt a list, within a limit that is already as long as it is on this machine. Never fails: what goes wrong is
+/// how the agent ended.
 pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: Duration) -> AgentRun {
     let own = ["/bottle-probe", "list", "--batch", batch.as_str()].map(str::to_owned);
     let command = place.prefix.iter().cloned().chain(own).collect();

@@ -164,12 +164,12 @@ pub struct Target<'a> {
 impl Target<'_> {
     /// Which witnesses were shown to work before now; see [`Shared::before`].
     pub async fn prove_before(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
-        self.shared.before(self.lab, self.fixture, self.peer, wanted).await
+        self.shared.before(self, wanted).await
     }
 
     /// Which witnesses work from now on; see [`Shared::after`].
     pub async fn prove_after(&self, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
-        self.shared.after(self.lab, self.fixture, self.peer, wanted).await
+        self.shared.after(self, wanted).await
     }
 
     /// Waits until everything sent so far has been seen, or would have been; `false` when the witness does not confirm.

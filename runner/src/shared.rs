@@ -9,9 +9,8 @@ use probe_spec::Vantage;
 use tokio::sync::OnceCell;
 
 use crate::assemble::Proof;
+use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::fixture::Fixture;
-use crate::lab::Lab;
 use crate::proof::prove;
 use crate::scenario::{Stopped, Together};
 
@@ -50,28 +49,16 @@ struct Proved {
 
 impl Shared {
     /// A proof that ended before now of the `wanted` witnesses: a recent one, when it shows all of them; else a new one.
-    pub async fn before(
-        &self,
-        lab: &Lab,
-        fixture: &Fixture,
-        peer: &Fixture,
-        wanted: &BTreeSet<Vantage>,
-    ) -> Result<Proof, SuiteError> {
+    pub async fn before(&self, target: &Target<'_>, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
         let recent = self.proof_of(wanted, |proved| proved.ended.elapsed() < FRESH);
         match recent.filter(|proof| to_prove(wanted).all(|at| proof.contains(at))) {
             Some(proof) => Ok(proof),
-            None => self.after(lab, fixture, peer, wanted).await,
+            None => self.after(target, wanted).await,
         }
     }
 
     /// A proof of the `wanted` witnesses that was begun after now. All who ask while one is under way share the next.
-    pub async fn after(
-        &self,
-        lab: &Lab,
-        fixture: &Fixture,
-        peer: &Fixture,
-        wanted: &BTreeSet<Vantage>,
-    ) -> Result<Proof, SuiteError> {
+    pub async fn after(&self, target: &Target<'_>, wanted: &BTreeSet<Vantage>) -> Result<Proof, SuiteError> {
         let now = Instant::now();
         lock(&self.asked).extend(to_prove(wanted));
         let _turn = self.turn.lock().await;
@@ -82,7 +69,7 @@ impl Shared {
         let mut asked = std::mem::take(&mut *lock(&self.asked));
         asked.extend(to_prove(wanted));
         let begun = Instant::now();
-        let proof = prove(lab, fixture, peer, &asked).await?;
+        let proof = prove(target.lab, target.fixture, target.peer, &asked).await?;
         let ended = Instant::now();
         tracing::debug!(took = ?ended - begun, missing = ?asked.difference(&proof).collect::<Vec<_>>(), "witnesses proved");
         let rounds = asked.iter().map(|at| {

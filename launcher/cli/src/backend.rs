@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bottle_backend::Backend;
 use bottle_docker::Docker;
-use bottle_launch::{SweepScope, sweep};
+use bottle_launch::{SweepReport, SweepScope, sweep};
 use bottle_plan::BackendKind;
 use bottle_smolvm::{Settings, Smolvm};
 
@@ -37,22 +37,20 @@ pub async fn with_remains() -> Result<Arc<dyn Backend>, Failure> {
     open(kind, None).await
 }
 
+/// Removes what dead launchers left.
+pub async fn sweep_all(backend: &dyn Backend) -> Result<SweepReport, Failure> {
+    Ok(sweep(backend, &SweepScope::all(state_dir())).await?)
+}
+
 /// How long a command that has done its work may go on for the sake of others'.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Removes what dead launchers left, as every command does that looks at bottles: after it has looked, since what a dead one left
-/// may be what was asked for. A command has succeeded when this does not.
+/// Sweeps, as every command does that looks at bottles: after it has looked, since what a dead launcher left may be what was asked
+/// for. A command has succeeded when this does not.
 pub async fn sweep_dead() {
-    let swept = tokio::time::timeout(SWEEP_LIMIT, async {
-        let scope = SweepScope {
-            state_dir: Some(state_dir()),
-            run: None,
-        };
-        sweep(&*with_remains().await?, &scope).await?;
-        Ok::<(), Failure>(())
-    });
+    let swept = tokio::time::timeout(SWEEP_LIMIT, async { sweep_all(&*with_remains().await?).await });
     match swept.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(_)) => {}
         Ok(Err(problem)) => tracing::warn!(%problem, "what dead launchers left stays"),
         Err(_) => tracing::warn!("what dead launchers left was not removed in time"),
     }

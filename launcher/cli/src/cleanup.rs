@@ -1,12 +1,11 @@
 //! `bottle cleanup`.
 
 use bottle_backend::ResourceKind;
-use bottle_launch::{SweepReport, SweepScope, sweep};
+use bottle_launch::SweepReport;
 
 use crate::args::CleanupArgs;
 use crate::backend;
 use crate::failure::Failure;
-use crate::host::state_dir;
 use crate::kept::{self, Kept};
 use crate::plan::print;
 
@@ -16,11 +15,7 @@ pub async fn cleanup(args: &CleanupArgs) -> Result<u8, Failure> {
         return forget(name);
     }
     let backend = backend::with_remains().await?;
-    let scope = SweepScope {
-        state_dir: Some(state_dir()),
-        run: None,
-    };
-    let report = sweep(&*backend, &scope).await?;
+    let report = backend::sweep_all(&*backend).await?;
     print(&told(&report))?;
     if report.failed.is_empty() {
         return Ok(0);

@@ -41,9 +41,7 @@ impl Live {
             hint: "; only the user that launched a bottle can read what it said",
         })
     }
-}
 
-impl Live {
     fn of(id: &str, labels: &Labels) -> Option<Self> {
         let slug = labels.get(LABEL_SLUG)?.clone();
         let directory = state_path(&state_dir(), &slug);

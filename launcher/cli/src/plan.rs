@@ -27,15 +27,11 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
         Err(_) => "bottle-bundle:not-built".to_owned(),
     };
     let mut facts = loaded.facts(&choice.bottle)?;
-    let mut plan = loaded.prepare(&choice.bottle, &facts, &options)?;
-    match engine().await {
-        Ok(engine) => {
-            engine.add_to(&mut facts);
-            plan = loaded.prepare(&choice.bottle, &facts, &options)?;
-        }
-        Err(error) if plan.topology == Topology::Routed => say(&format!("the subnets in use are not known: {error}")),
-        // A sealed bottle's plan is the same, but for the processors of a machine that has only one.
-        Err(_) => {}
+    let unknown = engine().await.map(|engine| engine.add_to(&mut facts)).err();
+    let plan = loaded.prepare(&choice.bottle, &facts, &options)?;
+    // A sealed bottle's plan is the same, but for the processors of a machine that has only one.
+    if let (Some(error), Topology::Routed) = (unknown, plan.topology) {
+        say(&format!("the subnets in use are not known: {error}"));
     }
     let text = if args.json { json(&plan)? } else { summary(&plan) };
     print(&text)

@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bottle_backend::Backend;
-use bottle_launch::{OwnerState, SweepScope, sweep};
+use bottle_launch::OwnerState;
 use bottle_plan::LABEL_SLUG;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::StopArgs;
-use crate::backend::with_remains;
+use crate::backend::{sweep_all, with_remains};
 use crate::failure::{Failure, say};
-use crate::host::state_dir;
 use crate::live::{self, Live};
 
 /// How long a launcher may take: 10 s for a command that ignores its signal, and the removal.
@@ -47,11 +46,7 @@ async fn ask(backend: &dyn Backend, live: &Live) -> Result<(), Failure> {
     match live.owner.state() {
         OwnerState::Alive => signal(live),
         OwnerState::Dead => {
-            let scope = SweepScope {
-                state_dir: Some(state_dir()),
-                run: None,
-            };
-            sweep(backend, &scope).await?;
+            sweep_all(backend).await?;
             Ok(())
         }
         OwnerState::Foreign => Err(Failure::Usage(format!(

@@ -236,10 +236,7 @@ impl Site {
 
     /// What a dead launcher left must not keep a new one from starting, so problems are only logged.
     async fn sweep(&self) {
-        let scope = SweepScope {
-            state_dir: Some(self.options.state_dir.clone()),
-            run: None,
-        };
+        let scope = SweepScope::all(&self.options.state_dir);
         match sweep(&*self.backend, &scope).await {
             Ok(report) => report.log(),
             Err(error) => tracing::warn!(%error, "sweep"),

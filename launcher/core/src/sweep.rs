@@ -27,6 +27,16 @@ pub struct SweepScope {
     pub run: Option<String>,
 }
 
+impl SweepScope {
+    /// What every launcher left, with its directories in this state directory.
+    pub fn all(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: Some(state_dir.into()),
+            run: None,
+        }
+    }
+}
+
 /// What a sweep did.
 #[derive(Debug, Default)]
 pub struct SweepReport {

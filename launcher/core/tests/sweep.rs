@@ -98,10 +98,7 @@ async fn directories_of_the_dead_go_too() {
     let alive = make("alive", Some(format!("{}\n{}\n{}\n", me.pid, me.start, me.place)));
     let foreign = make("foreign", Some(format!("{}\n{}\nfar\n", me.pid, me.start)));
     let unknown = make("unknown", None);
-    let scope = SweepScope {
-        state_dir: Some(state.path().to_owned()),
-        run: None,
-    };
+    let scope = SweepScope::all(state.path());
     let report = sweep(&fake, &scope).await.unwrap();
     assert_eq!(report.directories, std::slice::from_ref(&dead));
     assert!(!dead.exists());

@@ -34,6 +34,11 @@ impl Lab {
         }
     }
 
+    /// Labels of what the run makes beside bottles: a sweep finds it when the run dies.
+    pub fn labels(&self, role: &str) -> Labels {
+        self.site().labels(role)
+    }
+
     /// Makes one more network; its name and subnet.
     pub async fn make_network(&self, kind: NetworkKind, subnets: &[Subnet]) -> Result<(String, String), SuiteError> {
         let plan = NetworkPlan {

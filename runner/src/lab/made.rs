@@ -35,6 +35,11 @@ impl Made {
             .push(resource);
     }
 
+    /// What there is to remove.
+    pub fn resources(&self) -> Vec<Resource> {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Removes everything (or containers only), last made first; what could not be removed.
     pub async fn remove(&self, backend: &dyn Backend, containers_only: bool) -> Vec<String> {
         for listener in std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)) {

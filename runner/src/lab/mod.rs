@@ -37,7 +37,7 @@ use crate::parts::Parts;
 use crate::redaction::Redaction;
 use crate::sightings::{Sightings, fresh_nonce};
 use crate::template::Keys;
-use made::Made;
+pub use made::Made;
 use site::{Site, plain};
 
 /// More launches at a time only wait for each other in the engine.

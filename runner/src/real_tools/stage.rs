@@ -92,12 +92,12 @@ impl Stage {
         let manifest = bottle_plan::parse("fixtures/manifests/tools.yaml", manifest).unwrap();
         let mut entropy = [0; 8];
         entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
-        let facts = HostFacts {
-            subnets: self.lab.backend.facts().await.unwrap().subnets,
+        let mut facts = HostFacts {
             home: "/nonexistent".to_owned(),
             slug_entropy: entropy,
             ..HostFacts::default()
         };
+        self.lab.backend.facts().await.unwrap().add_to(&mut facts);
         let options = PrepareOptions {
             topology: Some(topology),
             agent: agent.map(str::to_owned),

@@ -4,18 +4,20 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
+use bollard::query_parameters::CreateContainerOptions;
 use bottle_backend::{Backend, Labels, Resource, ResourceKind};
 use bottle_launch::{SweepReport, SweepScope, sweep};
-use bottle_plan::{LABEL_SLUG, NetworkPlan, VolumePlan};
+use bottle_plan::{LABEL_ROLE, LABEL_SLUG};
 use probe_spec::{CleanupCheck, LauncherDeath, RunnerCase, Vantage};
 
-use super::{Observation, Together, death, lifecycle, plan_like, secrets};
+use super::{Observation, Together, death, leftovers, lifecycle, plan_like, secrets};
 use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::lab::Lab;
+use crate::lab::{Lab, Made};
 use crate::selection::CaseCell;
 
+/// Role of things of others.
+const ROLE: &str = "foreign";
 /// What stands in files of others.
 const CONTENT: &[u8] = b"somebody else's\n";
 
@@ -43,10 +45,7 @@ async fn clean(target: &Target<'_>, cell: &CaseCell) -> Result<Together, SuiteEr
     let mut seen = Observation::default();
     death::end(&mut launcher, death, &mut seen).await;
     death::wait_for_containers(backend, slug).await;
-    let scope = SweepScope {
-        state_dir: Some(lab.state_dir()),
-        run: None,
-    };
+    let scope = SweepScope::all(lab.state_dir());
     let swept = if plan.lifecycle.sweep {
         let (one, other) = tokio::join!(sweep(backend, &scope), sweep(backend, &scope));
         vec![one, other]
@@ -65,7 +64,7 @@ async fn clean(target: &Target<'_>, cell: &CaseCell) -> Result<Together, SuiteEr
         observed.trace.extend(seen.trace.iter().cloned());
         observed.note(format!("{} objects before, {} after", own.len(), left.len()));
         match check {
-            CleanupCheck::ForeignObjects => foreign.missing_objects(observed).await,
+            CleanupCheck::ForeignObjects => foreign.missing_objects(backend, observed).await,
             CleanupCheck::ForeignFiles => foreign.missing_files(observed),
             CleanupCheck::TwoAtOnce => {
                 let left = left.iter().map(|one| format!("left: {:?} {}", one.kind, one.name));
@@ -102,7 +101,9 @@ fn failures(swept: &Result<SweepReport, bottle_backend::BackendError>, slug: &st
 
 /// Things of others: of a live owner, beside the bottle, with names that begin like its own.
 struct Foreign {
-    objects: Vec<Resource>,
+    /// Name of each object.
+    name: String,
+    objects: Made,
     files: Vec<PathBuf>,
     /// A directory of its own and a link to it, which is in the bottle's.
     directories: Vec<PathBuf>,
@@ -113,14 +114,13 @@ struct Foreign {
 impl Foreign {
     async fn make(lab: &Lab, slug: &str) -> Self {
         let mut made = Self {
-            objects: Vec::new(),
+            name: format!("bottle-{slug}-foreign"),
+            objects: Made::default(),
             files: Vec::new(),
             directories: Vec::new(),
             problems: Vec::new(),
         };
-        let mut labels = bottle_launch::owner_labels(&lab.run);
-        labels.insert(LABEL_SLUG.to_owned(), format!("conform-{}", lab.run));
-        made.make_objects(lab, &format!("bottle-{slug}-foreign"), &labels).await;
+        made.make_objects(lab).await;
         let state_dir = lab.state_dir();
         let own = bottle_launch::state_path(&state_dir, slug);
         let elsewhere = lab.directory.join(format!("{slug}.foreign"));
@@ -137,37 +137,15 @@ impl Foreign {
         made
     }
 
-    async fn make_objects(&mut self, lab: &Lab, name: &str, labels: &Labels) {
-        let backend = &*lab.backend;
-        let mut keep = |kind, outcome: Result<String, String>| match outcome {
-            Ok(id) => self.objects.push(Resource {
-                kind,
-                name: name.to_owned(),
-                id,
-                labels: Labels::new(),
-            }),
-            Err(problem) => self.problems.push(format!("{kind:?} {name}: {problem}")),
-        };
-        let container = create_container(name, &lab.images.probe.reference, labels).await;
-        keep(ResourceKind::Container, container);
-        let volume = VolumePlan {
-            name: name.to_owned(),
-            role: "foreign".to_owned(),
-            tmpfs_bytes: None,
-        };
-        let volume = backend.create_volume(&volume, labels).await.map(|()| name.to_owned());
-        keep(ResourceKind::Volume, volume.map_err(|error| error.to_string()));
-        let network = NetworkPlan {
-            name: name.to_owned(),
-            role: "foreign".to_owned(),
-            internal: true,
-            host_absent: true,
-            masquerade: false,
-            subnets: Vec::new(),
-            ipv6: None,
-        };
-        let network = backend.create_network(&network, labels).await.map(|made| made.id);
-        keep(ResourceKind::Network, network.map_err(|error| error.to_string()));
+    async fn make_objects(&mut self, lab: &Lab) {
+        let container = create_container(&self.name, &lab.images.probe.reference, &lab.labels(ROLE)).await;
+        let container = container.map(|id| self.objects.add(ResourceKind::Container, &self.name, &id));
+        let others = leftovers::make_objects(lab, &self.name, ROLE, &self.objects).await;
+        for (kind, outcome) in std::iter::once((ResourceKind::Container, container)).chain(others) {
+            let problem = outcome.err();
+            self.problems
+                .extend(problem.map(|problem| format!("{kind:?} {}: {problem}", self.name)));
+        }
     }
 
     fn file(&mut self, path: PathBuf) {
@@ -183,20 +161,20 @@ impl Foreign {
         observed.trace.extend(self.problems.iter().cloned());
     }
 
-    async fn missing_objects(&self, observed: &mut Observation) {
+    async fn missing_objects(&self, backend: &dyn Backend, observed: &mut Observation) {
         self.check_made(observed);
-        for object in &self.objects {
-            match is_there(object).await {
-                Ok(true) => {}
-                Ok(false) => observed
-                    .findings
-                    .push(format!("gone: {:?} {}", object.kind, object.name)),
-                Err(problem) => {
-                    observed.issued = false;
-                    observed.note(problem);
-                }
+        let there = match backend.inventory(LABEL_ROLE, Some(ROLE)).await {
+            Ok(there) => there,
+            Err(error) => {
+                observed.issued = false;
+                observed.note(error.to_string());
+                return;
             }
-        }
+        };
+        let is_gone = |made: &Resource| !there.iter().any(|one| (one.kind, &one.id) == (made.kind, &made.id));
+        let gone = self.objects.resources().into_iter().filter(is_gone);
+        let gone = gone.map(|made| format!("gone: {:?} {}", made.kind, made.name));
+        observed.findings.extend(gone);
     }
 
     fn missing_files(&self, observed: &mut Observation) {
@@ -211,12 +189,7 @@ impl Foreign {
     }
 
     async fn remove(self, backend: &dyn Backend) -> Vec<String> {
-        let mut left = Vec::new();
-        for object in &self.objects {
-            if let Err(error) = backend.remove(object).await {
-                left.push(format!("{:?} {}: {error}", object.kind, object.name));
-            }
-        }
+        let left = self.objects.remove(backend, false).await;
         // A careless cleanup was here before, in a known-leaky bottle.
         self.files.iter().for_each(|file| drop(std::fs::remove_file(file)));
         self.directories
@@ -247,37 +220,14 @@ async fn create_container(name: &str, image: &str, labels: &Labels) -> Result<St
     made.map(|made| made.id).map_err(|error| error.to_string())
 }
 
-async fn is_there(object: &Resource) -> Result<bool, String> {
-    let engine = secrets::engine()?;
-    let looked = match object.kind {
-        ResourceKind::Container => engine.inspect_container(&object.id, None).await.map(drop),
-        ResourceKind::Network => engine.inspect_network(&object.id, None).await.map(drop),
-        ResourceKind::Volume => engine.inspect_volume(&object.name).await.map(drop),
-    };
-    match looked {
-        Ok(()) => Ok(true),
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 /// The careless cleanup: everything whose name begins like the bottle's, and all that its links lead to.
 async fn reap_by_name(backend: &dyn Backend, lab: &Lab, slug: &str) {
     let mine = format!("bottle-{slug}");
-    for mut object in backend.inventory(LABEL_SLUG, None).await.unwrap_or_default() {
-        if object.name.starts_with(&mine) {
-            if object.kind == ResourceKind::Container
-                && let Ok(engine) = secrets::engine()
-            {
-                let options = RemoveContainerOptions {
-                    force: true,
-                    ..RemoveContainerOptions::default()
-                };
-                let _ = engine.remove_container(&object.id, Some(options)).await;
-                continue;
-            }
-            object.labels.clear();
-            let _ = backend.remove(&object).await;
+    for object in backend.inventory(LABEL_SLUG, None).await.unwrap_or_default() {
+        if object.name.starts_with(&mine)
+            && let Err(error) = backend.remove(&object).await
+        {
+            tracing::warn!(name = object.name, %error, "stays after a careless cleanup");
         }
     }
     for directory in [lab.state_dir(), lab.state_dir().join("bottles"), lab.directory.clone()] {

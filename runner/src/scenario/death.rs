@@ -218,10 +218,7 @@ async fn next_starts(target: &Target<'_>, death: LauncherDeath, observed: &mut O
         if start > 0 {
             tokio::time::sleep(patient(BETWEEN_STARTS)).await;
         }
-        let scope = SweepScope {
-            state_dir: Some(target.lab.state_dir()),
-            run: None,
-        };
+        let scope = SweepScope::all(target.lab.state_dir());
         let swept = sweep(&*target.lab.backend, &scope)
             .await
             .map_err(SuiteError::engine("sweeping"))?;

@@ -9,11 +9,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bottle_backend::{Backend, Labels, Resource, ResourceKind};
-use bottle_plan::{LABEL_SLUG, NetworkPlan, VolumePlan};
+use bottle_backend::{Backend, ResourceKind};
+use bottle_plan::{NetworkPlan, VolumePlan};
 use probe_spec::InventoryKind;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Made};
 
 /// The kinds of which one is made.
 pub const KINDS: [InventoryKind; 5] = [
@@ -30,7 +30,7 @@ pub struct Leftovers {
     /// Held: a socket that is listened at is in the kernel's table too.
     _listener: Option<UnixListener>,
     loop_device: Option<String>,
-    resources: Vec<Resource>,
+    objects: Made,
     /// What could not be made, and why.
     pub problems: Vec<(InventoryKind, String)>,
 }
@@ -38,16 +38,13 @@ pub struct Leftovers {
 impl Leftovers {
     /// Makes one of each kind under a bottle's name. Their labels are the run's, so that a sweep finds them when it dies.
     pub async fn make(lab: &Lab, slug: &str) -> Self {
-        let backend = &*lab.backend;
-        let mut labels = bottle_launch::owner_labels(&lab.run);
-        labels.insert(LABEL_SLUG.to_owned(), format!("conform-{}", lab.run));
         let name = |part: &str| format!("bottle-{slug}-{part}");
         let at = |part: &str| std::env::temp_dir().join(name(part));
         let mut made = Self {
             files: Vec::new(),
             _listener: None,
             loop_device: None,
-            resources: Vec::new(),
+            objects: Made::default(),
             problems: Vec::new(),
         };
         let file = at("left.tmp");
@@ -60,42 +57,18 @@ impl Leftovers {
         let image = at("left.img");
         made.loop_device = made.keep(InventoryKind::LoopDevices, attach(&image));
         made.files.push(image);
-        let volume = VolumePlan {
-            name: name("left"),
-            role: "left".to_owned(),
-            tmpfs_bytes: None,
-        };
-        let created = backend.create_volume(&volume, &labels).await;
-        if made.keep(InventoryKind::UnlabelledVolumes, created).is_some() {
-            made.resource(ResourceKind::Volume, &volume.name, &volume.name);
-        }
-        let network = NetworkPlan {
-            name: name("left"),
-            role: "left".to_owned(),
-            internal: true,
-            host_absent: true,
-            masquerade: false,
-            subnets: Vec::new(),
-            ipv6: None,
-        };
-        let created = backend.create_network(&network, &labels).await;
-        if let Some(created) = made.keep(InventoryKind::UnlabelledNetworks, created) {
-            made.resource(ResourceKind::Network, &network.name, &created.id);
+        for (kind, outcome) in make_objects(lab, &name("left"), "left", &made.objects).await {
+            let kind = match kind {
+                ResourceKind::Volume => InventoryKind::UnlabelledVolumes,
+                _ => InventoryKind::UnlabelledNetworks,
+            };
+            made.keep(kind, outcome);
         }
         made
     }
 
     fn keep<T, E: std::fmt::Display>(&mut self, kind: InventoryKind, made: Result<T, E>) -> Option<T> {
         made.map_err(|error| self.problems.push((kind, error.to_string()))).ok()
-    }
-
-    fn resource(&mut self, kind: ResourceKind, name: &str, id: &str) {
-        self.resources.push(Resource {
-            kind,
-            name: name.to_owned(),
-            id: id.to_owned(),
-            labels: Labels::new(),
-        });
     }
 
     /// Removes all of it; what could not be removed.
@@ -114,13 +87,38 @@ impl Leftovers {
                 _ => {}
             }
         }
-        for resource in &self.resources {
-            if let Err(error) = backend.remove(resource).await {
-                left.push(format!("{:?} {}: {error}", resource.kind, resource.name));
-            }
-        }
+        left.extend(self.objects.remove(backend, false).await);
         left
     }
+}
+
+/// Makes a volume and a network of this name that no bottle uses, with the run's labels; what came of each.
+pub async fn make_objects(lab: &Lab, name: &str, role: &str, made: &Made) -> [(ResourceKind, Result<(), String>); 2] {
+    let labels = lab.labels(role);
+    let volume = VolumePlan {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        tmpfs_bytes: None,
+    };
+    let network = NetworkPlan {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        internal: true,
+        host_absent: true,
+        masquerade: false,
+        subnets: Vec::new(),
+        ipv6: None,
+    };
+    let volume = lab.backend.create_volume(&volume, &labels).await;
+    let network = lab.backend.create_network(&network, &labels).await;
+    [
+        (ResourceKind::Volume, volume.map(|()| name.to_owned())),
+        (ResourceKind::Network, network.map(|network| network.id)),
+    ]
+    .map(|(kind, outcome)| {
+        let noted = outcome.map(|id| made.add(kind, name, &id));
+        (kind, noted.map_err(|error| error.to_string()))
+    })
 }
 
 /// Makes a file of a mebibyte and a loop device of it; the device.

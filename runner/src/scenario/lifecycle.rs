@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bottle_backend::{Backend, Role, patient};
-use bottle_launch::TeardownReport;
 use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
@@ -88,15 +87,12 @@ impl Stopped {
         } else {
             Ok(None)
         };
-        let report = close(backend, &fixture).await?;
+        let problems = close(backend, &fixture).await?;
         let mut state_left: Vec<String> = files_of(&state).iter().map(|path| path.display().to_string()).collect();
         if state.exists() {
             state_left.push(state.display().to_string());
         }
         let images = images_of(marks.slug(), kept).await;
-        let problems = report.errors();
-        let problems = problems.map(|(step, problem)| format!("{step} was not removed: {problem}"));
-        let problems = problems.collect();
         let deadline = Instant::now() + patient(BOUND);
         let mut kinds = Vec::new();
         for (kind, alive) in alive {
@@ -117,12 +113,16 @@ impl Stopped {
     }
 }
 
-/// Stops a bottle. An engine that has died meanwhile is an error of the suite, and what stays because of it no finding.
-pub async fn close(backend: &dyn Backend, fixture: &Fixture) -> Result<TeardownReport, SuiteError> {
+/// Stops a bottle; what could not be removed. An engine that has died meanwhile is an error of the suite, and what stays because
+/// of it no finding.
+pub async fn close(backend: &dyn Backend, fixture: &Fixture) -> Result<Vec<String>, SuiteError> {
     let report = fixture.bottle.close().await;
     let reached = backend.inventory(LABEL_SLUG, Some(fixture.bottle.slug())).await;
     reached.map_err(SuiteError::engine("listing a bottle after its stop"))?;
-    Ok(report)
+    let problems = report.errors();
+    Ok(problems
+        .map(|(step, problem)| format!("{step} was not removed: {problem}"))
+        .collect())
 }
 
 /// The images of a bottle, and then none of the one that a known-leaky bottle kept.

@@ -39,11 +39,7 @@ async fn stopped(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
             }
         }
     }
-    let report = lifecycle::close(&*target.lab.backend, &fixture).await?;
-    let problems = report.errors();
-    let problems: Vec<String> = problems
-        .map(|(step, problem)| format!("{step} was not removed: {problem}"))
-        .collect();
+    let problems = lifecycle::close(&*target.lab.backend, &fixture).await?;
     for case in &cases {
         let left = wait(&case.nonce, <[String]>::is_empty).await;
         if let Some(observed) = together.member(case) {

@@ -28,9 +28,12 @@ impl Together {
                 nonce: Some(nonce.clone()),
                 ..Observation::default()
             };
-            let name = case.name.to_owned();
-            observations.insert(name.clone(), observed);
-            members.push(Member { name, what, nonce });
+            observations.insert(case.name.clone(), observed);
+            members.push(Member {
+                name: case.name,
+                what,
+                nonce,
+            });
         }
         (Self(observations), members)
     }
@@ -68,8 +71,7 @@ impl Together {
 
 /// A case, what it does, and its nonce.
 pub struct Member {
-    /// Its name.
-    pub name: String,
+    name: String,
     /// What it does.
     pub what: RunnerCase,
     /// Its nonce.

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bottle_backend::Backend;
-use bottle_launch::{Owner, OwnerState, Secrets, SweepScope, sweep};
+use bottle_launch::{Owner, OwnerState, Secrets};
 use bottle_plan::LABEL_OWNER_PID;
 
 use super::Finding;
+use crate::backend::sweep_all;
 use crate::host::{Loaded, state_dir};
 use crate::image::how_to_have;
 use crate::parts::bundle_image;
@@ -216,11 +217,7 @@ async fn image(engine: &dyn Backend, fix: bool) -> Vec<Finding> {
 async fn leftovers(engine: &dyn Backend, fix: bool) -> Vec<Finding> {
     const SUBJECT: &str = "leftovers";
     if fix {
-        let scope = SweepScope {
-            state_dir: Some(state_dir()),
-            run: None,
-        };
-        return vec![match sweep(engine, &scope).await {
+        return vec![match sweep_all(engine).await {
             Ok(report) if !report.failed.is_empty() => {
                 let failed: Vec<String> = report
                     .failed

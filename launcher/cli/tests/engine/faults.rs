@@ -7,7 +7,7 @@ use bottle_backend::{Backend, Labels, Resource, ResourceKind};
 use bottle_plan::VolumePlan;
 
 use crate::site::{Launched, Site, code, left_of, on_engine, text};
-use crate::work::{run, with_project};
+use crate::work::{kept_slug, run, with_project};
 
 /// Within what time of the next command everything of a dead bottle must be gone.
 const BOUND: Duration = Duration::from_secs(10);
@@ -106,14 +106,7 @@ fn twenty_at_once_do_not_meet() {
 fn one_slug_at_once_is_one_bottle() {
     let site = with_project("copy");
     let (_, _, stderr) = run(&site, "echo two > src/main.txt");
-    let slug = stderr
-        .split("kept as ")
-        .nth(1)
-        .unwrap()
-        .split(':')
-        .next()
-        .unwrap()
-        .to_owned();
+    let slug = kept_slug(&stderr);
     let resume = |script: &str| site.bottle(&["resume", "-y", &slug, "--", "sh", "-c", script]);
     let launchers: Vec<_> = (0..2)
         .map(|_| resume("cat src/main.txt; sleep 2").spawn().unwrap())

@@ -35,6 +35,12 @@ pub fn run(site: &Site, script: &str) -> (i32, String, String) {
     (code(&output), text(&output.stdout), text(&output.stderr))
 }
 
+/// The slug that a bottle's work is kept as, by what `run` says at its end.
+pub fn kept_slug(stderr: &str) -> String {
+    let after = stderr.split_once("kept as ").expect("work was kept").1;
+    after.split_once(':').expect("a colon after the slug").0.to_owned()
+}
+
 fn ok(site: &Site, args: &[&str]) -> String {
     let output = site.bottle(args).output().unwrap();
     assert_eq!(code(&output), 0, "{args:?}: {}", text(&output.stderr));
@@ -58,14 +64,7 @@ fn a_copy_is_the_agents_and_its_work_is_kept_shown_taken_over_and_gone_on_with()
     );
     assert_eq!(std::fs::read_to_string(project.join("src/main.txt")).unwrap(), "one\n");
     assert!(stderr.contains("changed, kept as dev-"), "{stderr}");
-    let slug = stderr
-        .split("kept as ")
-        .nth(1)
-        .unwrap()
-        .split(':')
-        .next()
-        .unwrap()
-        .to_owned();
+    let slug = kept_slug(&stderr);
     assert!(ok(&site, &["ps"]).contains(&slug));
 
     assert_eq!(ok(&site, &["diff", &slug]), "D gone.txt\nA new.txt\nM src/main.txt\n");
