@@ -208,9 +208,18 @@ pub struct LooseArgs {
     /// Commands keep their capabilities, and have no filter of system calls.
     #[arg(long)]
     pub unconfined: bool,
-    /// Machines have a network: that of this network namespace.
+    /// Where the address is noted that a routed machine was allowed.
+    #[arg(long)]
+    pub notes: PathBuf,
+    /// Machines have an open network: that of this network namespace.
     #[arg(long)]
     pub namespace: Option<PathBuf>,
+    /// The container of that namespace. It is made a member of a routed machine's own network as well.
+    #[arg(long)]
+    pub member: Option<String>,
+    /// Instead of an open network, routed machines have names answered.
+    #[arg(long)]
+    pub names: bool,
     /// What smolvm is told.
     #[arg(last = true)]
     pub words: Vec<String>,
