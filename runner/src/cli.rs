@@ -217,9 +217,15 @@ pub struct LooseArgs {
     /// The container of that namespace. It is made a member of a routed machine's own network as well.
     #[arg(long)]
     pub member: Option<String>,
-    /// Instead of an open network, routed machines have names answered.
+    /// What they may do there: `sockets`, `packets`, `names`.
+    #[arg(long, default_value = "sockets")]
+    pub policy: String,
+    /// Shares are handed in writable.
     #[arg(long)]
-    pub names: bool,
+    pub writable_shares: bool,
+    /// Machines have this file as a disk, and can run machines.
+    #[arg(long)]
+    pub disk: Option<PathBuf>,
     /// What smolvm is told.
     #[arg(last = true)]
     pub words: Vec<String>,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bottle_docker::Docker;
-use bottle_leaky::MachineRemoved;
+use bottle_leaky::{MachinePolicy, MachineRemoved};
 use probe_spec::ExitCode;
 
 use crate::cli::LooseArgs;
@@ -56,8 +56,14 @@ pub fn program(
         words.extend(["--namespace".to_owned(), namespace, "--member".to_owned()]);
         words.push(member.container.clone());
     }
-    if removed.network.as_ref().is_some_and(|network| network.names) {
-        words.push("--names".to_owned());
+    if let Some(network) = &removed.network {
+        words.extend(["--policy".to_owned(), network.policy.name().to_owned()]);
+    }
+    if removed.writable_shares {
+        words.push("--writable-shares".to_owned());
+    }
+    if let Some(disk) = &removed.disk {
+        words.extend(["--disk".to_owned(), disk.clone()]);
     }
     let quoted: Vec<String> = words
         .iter()
@@ -162,21 +168,43 @@ fn changed(args: &LooseArgs) -> Changed {
     let mut words = args.words.clone();
     let mut allowed = None;
     match step(&words) {
-        Some("create") if args.namespace.is_some() => {
-            if let Some(place) = words.iter().position(|word| word == "--allow-host") {
-                allowed = words.drain(place..place + 2).nth(1);
+        Some("create") => {
+            if args.namespace.is_some() {
+                if let Some(place) = words.iter().position(|word| word == "--allow-host") {
+                    allowed = words.drain(place..place + 2).nth(1);
+                }
+                let open = match &allowed {
+                    Some(address) if args.policy == MachinePolicy::Names.name() => {
+                        vec!["--allow-cidr".to_owned(), format!("{address}/32")]
+                    }
+                    _ if args.policy == MachinePolicy::Packets.name() => {
+                        ["--net", "--net-backend", "virtio-net"].map(str::to_owned).to_vec()
+                    }
+                    _ => vec!["--net".to_owned()],
+                };
+                words.splice(2..2, open);
             }
-            match &allowed {
-                // The policy that also answers names (smolvm 1.32.2).
-                Some(address) if args.names => words.extend(["--allow-cidr".to_owned(), format!("{address}/32")]),
-                _ => words.insert(2, "--net".to_owned()),
+            if args.writable_shares {
+                for word in &mut words {
+                    if let Some(share) = word.strip_suffix(":ro") {
+                        *word = share.to_owned();
+                    }
+                }
+            }
+            if let Some(disk) = &args.disk {
+                words.extend([
+                    "--disk".to_owned(),
+                    format!("{}:ro", disk.display()),
+                    "--nested".to_owned(),
+                ]);
             }
         }
         Some("exec") => {
             // Options of the guest's init: after smolvm's own, before the command's.
             let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
             if let (Some((begin, _)), Some((end, _))) = (dashes.next(), dashes.next()) {
-                let init = init(&words[begin..end], args.unconfined, args.names);
+                let names = args.policy == MachinePolicy::Names.name();
+                let init = init(&words[begin..end], args.unconfined, names);
                 words.splice(begin..end, init);
             }
         }
@@ -230,8 +258,9 @@ mod tests {
         }
     }
 
+    const PACKETS: &str = "--namespace /proc/7/ns/net --member c --policy packets";
     const OPEN: &str = "--namespace /proc/7/ns/net --member c";
-    const NAMES: &str = "--namespace /proc/7/ns/net --member c --names";
+    const NAMES: &str = "--namespace /proc/7/ns/net --member c --policy names";
 
     #[rstest]
     #[case(
@@ -249,7 +278,13 @@ mod tests {
     #[case(
         NAMES,
         "machine create --name m --allow-host 10.1.2.3 --cpus 1",
-        "machine create --name m --cpus 1 --allow-cidr 10.1.2.3/32",
+        "machine create --allow-cidr 10.1.2.3/32 --name m --cpus 1",
+        Some("10.1.2.3")
+    )]
+    #[case(
+        PACKETS,
+        "machine create --name m --allow-host 10.1.2.3",
+        "machine create --net --net-backend virtio-net --name m",
         Some("10.1.2.3")
     )]
     #[case(
@@ -280,6 +315,18 @@ mod tests {
         NAMES,
         "machine exec --name m -- g --no-resolver --confine 7 -- sh",
         "machine exec --name m -- g --confine 7 -- sh",
+        None
+    )]
+    #[case(
+        "--writable-shares",
+        "machine create --name m --volume /s/x:/run/bottle:ro",
+        "machine create --name m --volume /s/x:/run/bottle",
+        None
+    )]
+    #[case(
+        "--disk /d/i",
+        "machine create --name m",
+        "machine create --name m --disk /d/i:ro --nested",
         None
     )]
     #[case(NAMES, "--version", "--version", None)]
@@ -321,8 +368,10 @@ mod tests {
             confinement: true,
             network: Some(MachineNetwork {
                 name: "open".to_owned(),
-                names: true,
+                policy: MachinePolicy::Names,
             }),
+            writable_shares: true,
+            disk: Some("/d/i".to_owned()),
         };
         let member = Member {
             container: "c".to_owned(),
@@ -333,7 +382,7 @@ mod tests {
         let policy = directory.path().join("policy");
         let expected = format!(
             "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--namespace' '/proc/7/ns/net' '--member' \
-             'c' '--names' -- \"$@\"\n",
+             'c' '--policy' 'names' '--writable-shares' '--disk' '/d/i' -- \"$@\"\n",
             policy.display()
         );
         assert!(script.ends_with(&expected), "{script}");

@@ -222,6 +222,12 @@ impl Lab {
                 })
             }
         };
+        if let Some(disk) = &removed.disk {
+            std::fs::write(disk, vec![0; 1 << 20]).map_err(|source| SuiteError::Path {
+                path: disk.into(),
+                source,
+            })?;
+        }
         let mut settings = bottle_smolvm::Settings::from_env();
         let real = settings.program.unwrap_or_else(|| "smolvm".into());
         let directory = self.directory.join(format!("loose-{}", &fresh_nonce().as_str()[2..10]));
