@@ -21,6 +21,7 @@ mod own_failure;
 mod processes;
 mod program;
 mod removal;
+mod session;
 mod shapes;
 mod shared;
 mod site;

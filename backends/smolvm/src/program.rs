@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::booting::step_back;
 use crate::own_failure::OwnFailure;
+use crate::session;
 use crate::shapes::{Shapes, Version, environment};
 
 /// How long calls may take before they are ended.
@@ -160,8 +161,13 @@ impl Binary {
         command.env("HOME", &self.state);
         // Its machines keep where it runs as their working directory: not the operator's project.
         command.current_dir("/");
-        // A group of its own: Ctrl-C at our terminal is for us to pass on.
-        command.process_group(0).kill_on_drop(true);
+        command.kill_on_drop(true);
+        if words.starts_with(&["machine".to_owned(), "start".to_owned()]) {
+            session::lead(&mut command);
+        } else {
+            // A group of its own: Ctrl-C at our terminal is for us to pass on.
+            command.process_group(0);
+        }
         command
     }
 

@@ -8,44 +8,85 @@ use std::process::{Child, Command, Stdio};
 use bottle_plan::MountSource;
 use bottle_policy::SHARED_DIR;
 use bottle_smolvm::Settings;
-use probe_spec::{Action, Nonce, ProcessCheck, ShareAttack, Vantage};
+use probe_spec::{Action, ProcessCheck, RunnerCase, Vantage};
 
-use super::{Observation, attempt_in};
+use super::{Observation, Together};
 use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::facts::of_process;
+use crate::selection::CaseCell;
 
 /// Users of machines (smolvm 1.32.2); below are the host's own.
 const USERS: std::ops::Range<u32> = 2_000_000..3_000_000;
 
-/// Has the guest attack a file of the host that everybody may write, in a share that is read-only.
-pub async fn share(target: &Target<'_>, how: ShareAttack, nonce: &Nonce) -> Result<Observation, SuiteError> {
+/// Has the guest attack files of the host that everybody may write, in a share that is read-only. One agent attempts all cases.
+pub async fn share(target: &Target<'_>, cell: &CaseCell) -> Result<Observation, SuiteError> {
+    let attacked = &target.shared.attacked_share;
+    Ok(attacked.get_or_try_init(|| attacks(target, cell)).await?.of(cell))
+}
+
+async fn attacks(target: &Target<'_>, cell: &CaseCell) -> Result<Together, SuiteError> {
+    let (mut together, cases) = Together::begin(cell);
     let mounts = &target.fixture.bottle.plan().guest.mounts;
     let source = mounts.iter().find(|mount| mount.target == SHARED_DIR);
     let Some(MountSource::Volume(volume)) = source.map(|mount| &mount.source) else {
-        return Ok(Observation::not_issued("the bottle shares no volume with its guest"));
+        for observed in together.each() {
+            observed.issued = false;
+            observed.note("the bottle shares no volume with its guest");
+        }
+        return Ok(together);
     };
-    let name = format!("probe-{}", &nonce.as_str()[2..10]);
-    let host = Settings::from_env().shared(volume).join(&name);
-    let failed = |source| SuiteError::Path {
-        path: host.clone(),
-        source,
-    };
-    plant(&host).map_err(failed)?;
-    let before = listing(&host).map_err(failed)?;
-    let mut observed = Observation {
-        issued: true,
-        ..Observation::default()
-    };
-    let action = Action::WriteShare {
-        how,
-        directory: format!("{SHARED_DIR}/{name}"),
-    };
-    observed.take(attempt_in(target.fixture, nonce, action).await);
-    let after = listing(&host).map_err(failed)?;
-    observed.findings.extend(differences(&before, &after));
-    std::fs::remove_dir_all(&host).map_err(failed)?;
-    Ok(observed)
+    let share = Settings::from_env().shared(volume);
+    let mut planted = Vec::new();
+    let mut actions = Vec::new();
+    for case in &cases {
+        let RunnerCase::ReadOnlyShare(how) = case.what else {
+            continue;
+        };
+        let name = format!("probe-{}", &case.nonce.as_str()[2..10]);
+        let place = Planted::new(share.join(&name))?;
+        let before = place.listing()?;
+        let directory = format!("{SHARED_DIR}/{name}");
+        actions.push((case, case.nonce.clone(), Action::WriteShare { how, directory }));
+        planted.push((case, place, before));
+    }
+    together.attempt(target.fixture, actions).await;
+    for (case, place, before) in &planted {
+        let after = place.listing()?;
+        if let Some(observed) = together.member(case) {
+            observed.findings.extend(differences(before, &after));
+        }
+    }
+    Ok(together)
+}
+
+/// A directory of the host for one case, with a file. It goes when it is dropped.
+struct Planted(PathBuf);
+
+impl Planted {
+    fn new(directory: PathBuf) -> Result<Self, SuiteError> {
+        let planted = Self(directory);
+        planted.tell(plant(&planted.0))?;
+        Ok(planted)
+    }
+
+    fn listing(&self) -> Result<BTreeMap<String, String>, SuiteError> {
+        self.tell(listing(&self.0))
+    }
+
+    fn tell<T>(&self, outcome: std::io::Result<T>) -> Result<T, SuiteError> {
+        outcome.map_err(|source| SuiteError::Path {
+            path: self.0.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        // Else it goes with the bottle's share.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn plant(directory: &Path) -> std::io::Result<()> {

@@ -212,7 +212,7 @@ async fn runner_case(
         RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
         RunnerCase::Authority(check) => authority::perform(target, cell, *check, nonce).await,
-        RunnerCase::ReadOnlyShare(how) => machine::share(target, *how, nonce).await,
+        RunnerCase::ReadOnlyShare(_) => machine::share(target, cell).await,
         RunnerCase::MachineProcess(check) => machine::process(target, *check),
         RunnerCase::AddressReuse(_) => reuse::perform(target, cell).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,

@@ -11,7 +11,7 @@ pub const PROBE: Probe = Probe {
     why: "Whoever breaks out of the machine is this process: what it may do is what is left.",
     source: "Seen in: kata-containers qemu-rootless and seccomp, firecracker test_jail; smolvm 1.32.2 (measured: a user for each machine, no capability, no_new_privs).",
     does: "Reads the status, the open files, the working directory and the session of the machine's process in the host's process table.",
-    on_breach: "Run bottle as root, so that smolvm gives each machine a user of its own, and update smolvm.",
+    on_breach: "Run bottle as root, so that smolvm gives each machine a user of its own, and update smolvm; the session is the backend's to give.",
     priority: Priority::P1,
     tags: &["processes", "machine"],
     cases,
