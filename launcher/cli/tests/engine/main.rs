@@ -4,6 +4,8 @@ mod agents;
 mod faults;
 mod image;
 mod living;
+mod outage;
 mod run;
+mod second;
 mod site;
 mod work;
