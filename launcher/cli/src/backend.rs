@@ -29,12 +29,13 @@ pub async fn open(kind: BackendKind, smolvm: Option<PathBuf>) -> Result<Arc<dyn 
 
 /// Everything that launchers may have left things in. Machines are looked after only where there have been some.
 pub async fn with_remains() -> Result<Arc<dyn Backend>, Failure> {
-    let kind = if bottle_smolvm::remains(&Settings::from_env())?.is_empty() {
-        BackendKind::Docker
-    } else {
-        BackendKind::Smolmachines
-    };
-    open(kind, None).await
+    let settings = Settings::from_env();
+    let remains = bottle_smolvm::remains(&settings)?;
+    if remains.names.is_empty() {
+        return open(BackendKind::Docker, None).await;
+    }
+    // What the operator says counts, then what the machines were made with.
+    open(BackendKind::Smolmachines, settings.program.or(remains.program)).await
 }
 
 /// Removes what dead launchers left.
