@@ -172,6 +172,8 @@ impl Binary {
         command.envs(environment(self.start));
         // It opens up its home directory for the users of its machines: ours, not the operator's.
         command.env("HOME", &self.state);
+        // Its machines keep where it runs as their working directory: not the operator's project.
+        command.current_dir("/");
         // A group of its own: Ctrl-C at our terminal is for us to pass on.
         command.process_group(0).kill_on_drop(true);
         command

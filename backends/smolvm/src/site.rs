@@ -41,7 +41,8 @@ impl Settings {
         let variable = |name| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
+                // smolvm does not run where we do.
+                .map(|value| std::path::absolute(&value).unwrap_or_else(|_| PathBuf::from(value)))
         };
         let is_root = rustix::process::geteuid().is_root();
         let below = |xdg, home: &str, root: &str| {
@@ -71,6 +72,13 @@ impl Settings {
             starts_at_once: number("BOTTLE_SMOLVM_STARTS").map_or(1, |starts| starts as usize),
             start_tries: number("BOTTLE_SMOLVM_START_TRIES").map_or(2, |tries| tries as usize),
         }
+    }
+}
+
+impl Settings {
+    /// Directory of the host that stands for this volume, which a bundle shares with its guest.
+    pub fn shared(&self, volume: &str) -> PathBuf {
+        Site::new(self).shared().join(volume)
     }
 }
 

@@ -175,6 +175,30 @@ pub enum Action {
         /// The question.
         send: String,
     },
+    /// Connects to every vsock port of a range (vsock(7)); each that accepts is a finding.
+    Vsock {
+        /// Context id: 1 is the machine itself, 2 its host.
+        cid: u32,
+        /// First port.
+        first: u32,
+        /// Last port.
+        last: u32,
+    },
+    /// Lists the machine's devices of a kind; each that is not declared is a finding.
+    Devices {
+        /// What kind.
+        of: DeviceKind,
+        /// What may be there.
+        declared: Vec<String>,
+    },
+    /// Tries in one way to make a read-only share writable, then writes to the file `marker` in a directory of it, which everybody
+    /// may. Whether that changed anything is seen outside.
+    WriteShare {
+        /// The way.
+        how: ShareAttack,
+        /// The directory.
+        directory: String,
+    },
     /// Starts a process that is to outlive the agent and the bottle, with the text in its arguments.
     Survive {
         /// By what means.
@@ -216,6 +240,40 @@ impl Survival {
             Self::Stopped => "stopped",
         }
     }
+}
+
+/// What kind of device of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// Disks, by their kernel name (`/sys/block`), loop and RAM disks left out.
+    Block,
+    /// Virtio devices, by their device id (virtio 1.2, section 5) and how many there are: `2x2` are two block devices.
+    Virtio,
+    /// What lets a machine run machines: processor flags `svm` and `vmx`, `/dev/kvm`.
+    Virtualisation,
+}
+
+/// How a read-only share is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareAttack {
+    /// Nothing first.
+    Write,
+    /// Remounts it writable (`MS_REMOUNT`, with and without `MS_BIND`).
+    Remount,
+    /// Mounts every virtiofs share of the machine a second time, and writes there as well.
+    SecondMount,
+    /// Cuts the file (`O_TRUNC`).
+    Truncate,
+    /// Sets an extended attribute of the file.
+    Attribute,
+    /// Makes a second file beside it.
+    Create,
+    /// Renames the file.
+    Rename,
+    /// Removes the file.
+    Remove,
 }
 
 /// For fields that are left out of documents when they are false.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Oracle, Survival, Vantage};
+use crate::{Action, Oracle, ShareAttack, Survival, Vantage};
 
 /// One requirement and how it is attacked.
 pub struct Probe {
@@ -114,6 +114,10 @@ pub enum RunnerCase {
     Survivor(Survival),
     /// LC-09: kills a launcher, cleans up after it, and looks whether more than its bottle's is gone, or less.
     Cleanup(CleanupCheck),
+    /// HE-20: puts a file that everybody may write into what the bottle shares read-only, has the guest attack it, and looks at it.
+    ReadOnlyShare(ShareAttack),
+    /// HE-24: looks at the process of the host that is the guest's machine.
+    MachineProcess(ProcessCheck),
     /// XB-06: closes a bottle, opens another that takes its address, and attacks with what belonged to the former.
     AddressReuse(ReuseCheck),
     /// XB-09: the guest writes a nonce to these places, the peer searches all its files.
@@ -255,6 +259,21 @@ pub enum AuthorityCheck {
     LeafUsage,
 }
 
+/// What is checked about the process that is a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessCheck {
+    /// It runs as an ordinary user, as none that owns another machine, and its only further group is the one of KVM.
+    User,
+    /// It has no capability, effective, permitted, inheritable or ambient.
+    Capabilities,
+    /// `no_new_privs` is set.
+    NoNewPrivileges,
+    /// Its files and its working directory are smolvm's own, the machine's image and what the bottle shares.
+    Descriptors,
+    /// It has left the launcher's session: what ends that does not leave it half dead, and it cannot type at its terminal.
+    Session,
+}
+
 /// What of a former owner is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReuseCheck {
@@ -344,6 +363,12 @@ pub enum Leak {
     Sock,
     #[serde(rename = "K-FDLEAK")]
     FdLeak,
+    #[serde(rename = "K-DEV")]
+    Dev,
+    #[serde(rename = "K-RO-GUEST")]
+    RoGuest,
+    #[serde(rename = "K-VMM-LAX")]
+    VmmLax,
     #[serde(rename = "K-NOREAP")]
     NoReap,
     #[serde(rename = "K-REAPALL")]
@@ -391,6 +416,9 @@ impl Leak {
         Self::Seccomp0,
         Self::Sock,
         Self::FdLeak,
+        Self::Dev,
+        Self::RoGuest,
+        Self::VmmLax,
         Self::NoReap,
         Self::ReapAll,
         Self::KeepKeys,
