@@ -29,7 +29,7 @@ mod shared;
 mod site;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,7 +115,7 @@ impl Smolvm {
 pub struct Remains {
     /// Names; with none of them, no smolvm is needed to clean up.
     pub names: Vec<String>,
-    /// The program that the last of the machines was made with: whoever looks at it may not have been told of it.
+    /// The program that all of the machines were made with, for whoever looks at them and was told of none.
     pub program: Option<PathBuf>,
 }
 
@@ -125,10 +125,13 @@ pub struct Remains {
 /// When the journal cannot be read.
 pub fn remains(settings: &Settings) -> Result<Remains, BackendError> {
     let mut remains = Remains::default();
+    let mut programs = BTreeSet::new();
     for entry in Journal::new(Site::new(settings).journal()).all()? {
         remains.names.push(entry.name);
-        remains.program = entry.program.or(remains.program);
+        programs.extend(entry.program);
     }
+    // Of several, one may be for some of the machines only: those of known-leaky bottles.
+    remains.program = programs.pop_first().filter(|path| programs.is_empty() && path.exists());
     Ok(remains)
 }
 

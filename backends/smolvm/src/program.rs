@@ -246,7 +246,8 @@ fn failed(name: &str, said: &Said) -> BackendError {
     error(name, kind, what)
 }
 
-fn locate(named: Option<&Path>) -> Result<PathBuf, BackendError> {
+/// The program that was named, or the first on the path.
+pub(crate) fn locate(named: Option<&Path>) -> Result<PathBuf, BackendError> {
     const CALL: &str = "look for smolvm";
     const NEXT: &str = "install it, or name it with --smolvm or BOTTLE_SMOLVM";
     let is_program = |path: &Path| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bottle_backend::BackendError;
 
 use crate::firewall;
-use crate::program::{Limits, refused};
+use crate::program::{Limits, locate, refused};
 
 /// What a backend needs to know.
 #[derive(Clone, Debug)]
@@ -76,6 +76,11 @@ impl Settings {
 }
 
 impl Settings {
+    /// Whether there is a smolvm program, named or on the path.
+    pub fn finds_program(&self) -> bool {
+        locate(self.program.as_deref()).is_ok()
+    }
+
     /// Directory of the host that stands for this volume, which a bundle shares with its guest.
     pub fn shared(&self, volume: &str) -> PathBuf {
         Site::new(self).shared().join(volume)

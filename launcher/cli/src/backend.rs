@@ -34,8 +34,13 @@ pub async fn with_remains() -> Result<Arc<dyn Backend>, Failure> {
     if remains.names.is_empty() {
         return open(BackendKind::Docker, None).await;
     }
-    // What the operator says counts, then what the machines were made with.
-    open(BackendKind::Smolmachines, settings.program.or(remains.program)).await
+    // What the operator says counts, or has on the path, then what the machines were made with.
+    let named = if settings.finds_program() {
+        settings.program
+    } else {
+        remains.program
+    };
+    open(BackendKind::Smolmachines, named).await
 }
 
 /// Removes what dead launchers left.
