@@ -217,7 +217,7 @@ pub struct LooseArgs {
     /// The container of that namespace. It is made a member of a routed machine's own network as well.
     #[arg(long)]
     pub member: Option<String>,
-    /// What they may do there: `sockets`, `packets`, `names`.
+    /// What they may do there: `sockets`, `names`.
     #[arg(long, default_value = "sockets")]
     pub policy: String,
     /// Shares are handed in writable.

@@ -177,9 +177,6 @@ fn changed(args: &LooseArgs) -> Changed {
                     Some(address) if args.policy == MachinePolicy::Names.name() => {
                         vec!["--allow-cidr".to_owned(), format!("{address}/32")]
                     }
-                    _ if args.policy == MachinePolicy::Packets.name() => {
-                        ["--net", "--net-backend", "virtio-net"].map(str::to_owned).to_vec()
-                    }
                     _ => vec!["--net".to_owned()],
                 };
                 words.splice(2..2, open);
@@ -258,7 +255,6 @@ mod tests {
         }
     }
 
-    const PACKETS: &str = "--namespace /proc/7/ns/net --member c --policy packets";
     const OPEN: &str = "--namespace /proc/7/ns/net --member c";
     const NAMES: &str = "--namespace /proc/7/ns/net --member c --policy names";
 
@@ -279,12 +275,6 @@ mod tests {
         NAMES,
         "machine create --name m --allow-host 10.1.2.3 --cpus 1",
         "machine create --allow-cidr 10.1.2.3/32 --name m --cpus 1",
-        Some("10.1.2.3")
-    )]
-    #[case(
-        PACKETS,
-        "machine create --name m --allow-host 10.1.2.3",
-        "machine create --net --net-backend virtio-net --name m",
         Some("10.1.2.3")
     )]
     #[case(

@@ -1,4 +1,5 @@
-//! `cargo xtask machines`: the tests on the real smolvm, and what is asked for of its column, on this machine or in the lane.
+//! `cargo xtask machines`: the tests on the real smolvm, and what is asked for of the matrix with its column, on this machine or in
+//! the lane.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ pub struct Arguments {
     /// Takes the emulated machine where KVM works too.
     #[arg(long)]
     emulate: bool,
-    /// Probes or cells of the smolmachines column to attack as well: their known-leaky machines first, then the shipped ones.
+    /// Probes or cells to attack as well, in containers and in machines: known-leaky bottles first, then the shipped ones.
     patterns: Vec<String>,
 }
 

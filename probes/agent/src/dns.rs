@@ -129,8 +129,12 @@ fn over_udp(run: &Run, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> 
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    // Not connected: a machine's stack may carry datagrams of unconnected sockets alone (smolvm 1.32.2, TSI).
     let socket = UdpSocket::bind((any, 0))?;
+    if server.ip().is_loopback() {
+        // Connecting makes the refusal of a port at which nobody answers visible.
+        socket.connect(server)?;
+    }
+    // Else not: a machine's stack may carry datagrams of unconnected sockets alone (smolvm 1.32.2, TSI).
     socket.send_to(query, server)?;
     let end = Instant::now() + run.within(ANSWER_TIME);
     loop {
