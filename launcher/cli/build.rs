@@ -1,6 +1,11 @@
 //! Finds the bundle that `bottle` embeds: `$BOTTLE_PARTS_DIR/bottle-bundle`, or the one that `cargo xtask build` left.
 //!
-//! A build without it succeeds, so that everything else can be worked on; `bottle run` then says what is missing.
+//! The reference of its image is made here, by the code that makes the image later. A build without the bundle succeeds, so that
+//! everything else can be worked on; `bottle run` then says what is missing.
+
+#[allow(dead_code, reason = "the launcher's own use of it is wider")]
+#[path = "../../backends/docker/src/image.rs"]
+mod image;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -10,8 +15,18 @@ fn main() {
     let parts = env::var_os("BOTTLE_PARTS_DIR").map_or_else(default_parts, PathBuf::from);
     let bundle = parts.join("bottle-bundle");
     println!("cargo:rerun-if-changed={}", bundle.display());
+    println!("cargo:rerun-if-changed=../../backends/docker/src/image.rs");
     let code = if bundle.is_file() {
-        format!("Some(include_bytes!({:?}))", bundle.display().to_string())
+        let program = fs::read(&bundle).unwrap_or_else(|error| panic!("{}: {error}", bundle.display()));
+        let architecture = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
+        let architecture = image::engine_architecture(&architecture);
+        let image = image::program_image("bottle-bundle", "/bottle-bundle", &program, Some(architecture))
+            .unwrap_or_else(|error| panic!("{}: {error}", bundle.display()));
+        let path = bundle.display().to_string();
+        format!(
+            "Some(Embedded {{ reference: {:?}, program: include_bytes!({path:?}) }})",
+            image.reference
+        )
     } else {
         "None".to_owned()
     };

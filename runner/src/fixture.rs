@@ -1,9 +1,10 @@
 //! A bottle of the run, launched through the very same code that launches bottles every day.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bottle_backend::{Backend, Role};
+use bottle_launch::record::Record;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_leaky::Removed;
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
@@ -113,7 +114,9 @@ pub async fn launch_plan(lab: &Lab, planned: Planned) -> Result<Fixture, SuiteEr
 pub async fn launch_below(lab: &Lab, planned: Planned, state_dir: PathBuf) -> Result<Fixture, SuiteError> {
     // Whatever a guest under test prints is nobody's business; the neighbour prints what it hears.
     let hears = planned.kind == Kind::Peer;
-    let fixture = launch_with(lab, planned, hears, state_dir).await?;
+    let mut options = LaunchOptions::new(lab.run.clone(), state_dir);
+    options.guest_stdio = hears;
+    let fixture = launch_with(lab, planned, options).await?;
     if hears && let Some(streams) = fixture.bottle.guest_streams() {
         // It ends with the guest.
         hear_listener(streams, Vantage::PeerGuest, lab.sightings.clone());
@@ -124,10 +127,23 @@ pub async fn launch_below(lab: &Lab, planned: Planned, state_dir: PathBuf) -> Re
 /// As [`launch_plan`]; with `stdio` the guest's streams are attached before it starts, for
 /// [`guest_streams`](Bottle::guest_streams).
 pub async fn launch_attached(lab: &Lab, planned: Planned, stdio: bool) -> Result<Fixture, SuiteError> {
-    launch_with(lab, planned, stdio, lab.state_dir()).await
+    let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
+    options.guest_stdio = stdio;
+    launch_with(lab, planned, options).await
 }
 
-async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBuf) -> Result<Fixture, SuiteError> {
+/// As [`launch_plan`]; what the bundle says is recorded.
+pub async fn launch_recorded(lab: &Lab, planned: Planned, record: &Path) -> Result<Fixture, SuiteError> {
+    let made = Record::create(record).map_err(|source| SuiteError::Path {
+        path: record.to_owned(),
+        source,
+    })?;
+    let mut options = LaunchOptions::new(lab.run.clone(), lab.state_dir());
+    options.observer = Some(Arc::new(made));
+    launch_with(lab, planned, options).await
+}
+
+async fn launch_with(lab: &Lab, planned: Planned, mut options: LaunchOptions) -> Result<Fixture, SuiteError> {
     let Planned {
         plan,
         removed,
@@ -139,8 +155,6 @@ async fn launch_with(lab: &Lab, planned: Planned, stdio: bool, state_dir: PathBu
     let mut secrets = Secrets::none();
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
     secrets.insert(name, token.to_string());
-    let mut options = LaunchOptions::new(lab.run.clone(), state_dir);
-    options.guest_stdio = stdio;
     options.cancel = Some(lab.stop.clone());
     let made_by = if removed.machine.is_nothing() {
         lab.guests_of(kind).clone()

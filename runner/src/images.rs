@@ -1,7 +1,7 @@
 //! The images of a run, made of embedded files only.
 
 use bottle_backend::Backend;
-use bottle_docker::{BuiltImage, ImageFile, ImageSettings, build_image};
+use bottle_docker::{BuiltImage, ImageFile, ImageSettings, build_image, program_image};
 
 use crate::error::SuiteError;
 use crate::parts::Parts;
@@ -52,20 +52,7 @@ impl Images {
 }
 
 fn one_program(name: &'static str, path: &str, bytes: &[u8]) -> Result<BuiltImage, SuiteError> {
-    let settings = ImageSettings {
-        entrypoint: vec![path.to_owned()],
-        ..ImageSettings::default()
-    };
-    build_image(
-        &format!("bottle-conform/{name}"),
-        &[ImageFile {
-            path,
-            mode: 0o755,
-            bytes,
-        }],
-        &settings,
-    )
-    .map_err(|error| SuiteError::Image(name, error))
+    program_image(&format!("bottle-conform/{name}"), path, bytes, None).map_err(|error| SuiteError::Image(name, error))
 }
 
 fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {

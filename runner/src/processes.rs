@@ -49,7 +49,8 @@ pub fn all() -> Vec<i32> {
         .collect()
 }
 
-fn parent(pid: i32) -> Option<i32> {
+/// The parent of a process, while it runs.
+pub fn parent(pid: i32) -> Option<i32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text[text.rfind(')')? + 1..].split_whitespace().nth(1)?.parse().ok()
 }

@@ -31,6 +31,8 @@ pub struct Shared {
     pub stopped: OnceCell<Stopped>,
     /// A bottle that came after another at the same address.
     pub heir: OnceCell<Together>,
+    /// A bottle that came back under its name.
+    pub returned: OnceCell<Together>,
     /// A bottle that came after another of the same image.
     pub next: OnceCell<Together>,
     /// A bottle that was stopped with processes in it that try to survive.

@@ -84,6 +84,29 @@ pub fn build_image(repository: &str, files: &[ImageFile<'_>], settings: &ImageSe
     })
 }
 
+/// Makes the image of one static program, which is what its containers run. `architecture` as in [`ImageSettings`].
+///
+/// # Errors
+/// As [`build_image`].
+pub fn program_image(
+    repository: &str,
+    path: &str,
+    bytes: &[u8],
+    architecture: Option<&str>,
+) -> std::io::Result<BuiltImage> {
+    let settings = ImageSettings {
+        entrypoint: vec![path.to_owned()],
+        architecture: architecture.map(str::to_owned),
+        ..ImageSettings::default()
+    };
+    let file = ImageFile {
+        path,
+        mode: 0o755,
+        bytes,
+    };
+    build_image(repository, &[file], &settings)
+}
+
 fn layer(files: &[ImageFile<'_>]) -> std::io::Result<Vec<u8>> {
     let mut directories: BTreeMap<String, u32> = DIRECTORIES
         .iter()
@@ -108,15 +131,20 @@ fn layer(files: &[ImageFile<'_>]) -> std::io::Result<Vec<u8>> {
     layer.into_inner()
 }
 
+/// An architecture of Rust's in the engine's words.
+pub fn engine_architecture(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 fn config(settings: &ImageSettings, layer_digest: &str) -> serde_json::Value {
     let architecture = settings
         .architecture
         .as_deref()
-        .unwrap_or(match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        });
+        .unwrap_or(engine_architecture(std::env::consts::ARCH));
     let env: Vec<String> = settings
         .env
         .iter()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use bottle_docker::{BuiltImage, ImageFile, ImageSettings, build_image};
+use bottle_docker::{BuiltImage, program_image};
 
 use comfy_table::{Table, presets};
 
@@ -17,19 +17,7 @@ pub const BUSYBOX: &str = "/bin/busybox";
 pub fn image(program: &Path, repository: &str, path: &str) -> anyhow::Result<BuiltImage> {
     let bytes =
         std::fs::read(program).with_context(|| format!("expected a static program at {}", program.display()))?;
-    let settings = ImageSettings {
-        entrypoint: vec![path.to_owned()],
-        ..ImageSettings::default()
-    };
-    Ok(build_image(
-        repository,
-        &[ImageFile {
-            path,
-            mode: 0o755,
-            bytes: &bytes,
-        }],
-        &settings,
-    )?)
+    Ok(program_image(repository, path, &bytes, None)?)
 }
 
 /// Samples of a duration.

@@ -49,6 +49,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Shows what a bottle's daemons said and decided.
     Logs(LogsArgs),
+    /// Says whether a record of a bottle is whole and as it was written.
+    Verify(VerifyArgs),
     /// Ends bottles and removes them.
     Stop(StopArgs),
     /// Prints the certificate of a bottle's own authority.
@@ -100,6 +102,9 @@ pub struct RunArgs {
     /// Launches without a question.
     #[arg(long, short)]
     pub yes: bool,
+    /// Records what the bundle decides into a new file, which stays when the bottle is gone: see `bottle verify`.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Command and arguments; the agent's when absent.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -133,6 +138,13 @@ pub struct ResumeArgs {
     /// Command and arguments; those of before when absent.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `bottle verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// What `bottle run --record` wrote.
+    pub file: PathBuf,
 }
 
 /// `bottle attach`.

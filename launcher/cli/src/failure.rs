@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use bottle_backend::{BackendError, BackendErrorKind};
+use bottle_launch::record::RecordFault;
 use bottle_launch::{LaunchError, LaunchFailure};
 use bottle_plan::{ManifestError, Place, PlanError};
 
@@ -105,6 +106,14 @@ pub enum Failure {
     /// Files could not be copied.
     #[error("copying: {0}")]
     Copy(String),
+    /// A record could not be made, read or verified.
+    #[error("record {path}: {fault}", path = .path.display())]
+    Record {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        fault: RecordFault,
+    },
     /// An image could not be made.
     #[error("making the image: {0}")]
     Image(String),
@@ -154,6 +163,7 @@ impl Failure {
             },
             Self::NoSuchBottle { .. } | Self::SeveralBottles(_) | Self::NothingKept { .. } => EXIT_NO_BOTTLE,
             Self::Copy(_)
+            | Self::Record { .. }
             | Self::Image(_)
             | Self::NoBundle
             | Self::System { .. }

@@ -8,7 +8,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use bottle_launch::Observer;
+use bottle_launch::record::Record;
+use bottle_launch::{Observer, create_private};
 use bottle_policy::{BundleEvent, DecisionVerdict};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,7 @@ pub struct Journal {
     path: PathBuf,
     limit: u64,
     state: Mutex<State>,
+    record: Option<Record>,
 }
 
 #[derive(Default)]
@@ -67,7 +69,14 @@ impl Journal {
             path: directory.join(JOURNAL_FILE),
             limit: LIMIT,
             state: Mutex::default(),
+            record: None,
         }
+    }
+
+    /// Hands everything that the bundle says on to a record that outlives the bottle.
+    pub fn recording(mut self, record: Option<Record>) -> Self {
+        self.record = record;
+        self
     }
 
     /// What was blocked so far.
@@ -104,7 +113,7 @@ impl State {
     fn append(&mut self, path: &Path, limit: u64, entry: &Entry) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(create(path)?),
+            none => none.insert(create_private(path, 0o600)?),
         };
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
@@ -123,6 +132,12 @@ fn now() -> String {
 }
 
 impl Observer for Journal {
+    fn line(&self, line: &[u8]) {
+        if let Some(record) = &self.record {
+            record.line(line);
+        }
+    }
+
     fn event(&self, event: &BundleEvent) {
         self.write(&Entry::Event {
             time: now(),
@@ -136,15 +151,6 @@ impl Observer for Journal {
             line: line.to_owned(),
         });
     }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    File::options()
-        .append(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
 }
 
 /// Opens a file of the state directory: a regular one of this user, through no link.

@@ -74,6 +74,7 @@ fn words(entry: &Entry) -> Option<String> {
                 let next = restart_in_ms.map_or("it is given up".to_owned(), |ms| format!("again in {ms} ms"));
                 (time, format!("bundle   {} ended ({status}), {next}", name_of(daemon)))
             }
+            BundleEvent::Ended { lines } => (time, format!("bundle   ended after {lines} events")),
             BundleEvent::DaemonRestarted { daemon, .. } => (time, format!("bundle   {} serves again", name_of(daemon))),
         },
         Entry::Log { time, line } => (time, format!("log      {line}")),

@@ -33,6 +33,7 @@ mod sizes;
 mod stop;
 mod streams;
 mod terminal;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failure> {
         Command::Ps(ps) => ps::ps(ps).await,
         Command::Exec(exec) => exec::exec(exec).await,
         Command::Logs(logs) => logs::logs(logs).await,
+        Command::Verify(verify) => verify::verify(verify),
         Command::Stop(stop) => stop::stop(stop).await,
         Command::Ca(ca) => ps::ca(ca).await,
         Command::Init(init) => init::init(init),

@@ -1,12 +1,12 @@
 //! `bottle run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bottle_backend::{Backend, Role};
-use bottle_docker::BuiltImage;
-use bottle_launch::{Bottle, LaunchOptions, Secrets, WorkspaceSource, launch, state_path};
+use bottle_launch::record::Record;
+use bottle_launch::{Bottle, BundleImage, LaunchOptions, Secrets, WorkspaceSource, launch, state_path};
 use bottle_plan::{Plan, PrepareOptions};
 
 use crate::args::{ResumeArgs, RunArgs};
@@ -51,6 +51,8 @@ pub struct Order {
     pub workspace: WorkspaceSource,
     /// Launches without a question.
     pub yes: bool,
+    /// Where what the bundle says is recorded.
+    pub record: Option<PathBuf>,
     /// The plan's [`policy_digest`](kept::policy_digest), when it must be a certain one.
     pub policy: Option<String>,
 }
@@ -67,6 +69,7 @@ pub async fn run(args: &RunArgs, verbose: bool) -> Result<u8, Failure> {
         smolvm: args.chosen.smolvm.clone(),
         workspace: WorkspaceSource::Directory,
         yes: args.yes,
+        record: args.record.clone(),
         policy: None,
     };
     launch_and_attend(order, verbose).await
@@ -107,6 +110,7 @@ pub async fn resume(args: &ResumeArgs, verbose: bool) -> Result<u8, Failure> {
         smolvm: None,
         workspace: WorkspaceSource::Archive(kept.archive()),
         yes: args.yes,
+        record: None,
         policy: (!args.accept_changes).then_some(kept.policy),
     };
     launch_and_attend(order, verbose).await
@@ -128,15 +132,16 @@ async fn launch_and_attend(order: Order, verbose: bool) -> Result<u8, Failure> {
         preflight::declined();
         return Ok(EXIT_INTERRUPTED);
     }
+    let record = order.record.as_deref().map(recorded).transpose()?;
     remains.set(objects(&plan));
     let line = ProgressLine::start(verbose);
     let note = Kept::of(&plan, order.loaded.path(), &command);
     let mut options = LaunchOptions::new(format!("{RUN_PREFIX}{}", plan.slug), state_dir());
-    options.bundle_archive = Some((image.reference, image.archive));
+    options.bundle_image = Some(image);
     options.progress = line.as_ref().map(ProgressLine::progress);
     options.provided = provided.unwrap_or_default();
     options.workspace = order.workspace;
-    let journal = Arc::new(Journal::new(&state_path(&state_dir(), &plan.slug)));
+    let journal = Arc::new(Journal::new(&state_path(&state_dir(), &plan.slug)).recording(record));
     options.observer = Some(journal.clone());
     options.guest_stdio = true;
     options.cancel = Some(orders.cancel());
@@ -163,6 +168,13 @@ async fn launch_and_attend(order: Order, verbose: bool) -> Result<u8, Failure> {
     outcome
 }
 
+fn recorded(path: &Path) -> Result<Record, Failure> {
+    Record::create(path).map_err(|error| Failure::Record {
+        path: path.to_owned(),
+        fault: error.into(),
+    })
+}
+
 /// What the second signal says is left, while the launch is under way.
 fn objects(plan: &Plan) -> Vec<String> {
     let networks = plan.networks.iter().map(|network| format!("network {}", network.name));
@@ -172,7 +184,7 @@ fn objects(plan: &Plan) -> Vec<String> {
 }
 
 /// Refuses what can be refused without an engine first, then asks it.
-async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), Failure> {
+async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BundleImage), Failure> {
     let (loaded, bottle) = (&order.loaded, &order.choice.bottle);
     let mut options = order.options.clone();
     options.stdin = true;
@@ -196,12 +208,9 @@ async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BuiltImage), 
     {
         options.extra_env.insert("TERM".to_owned(), term);
     }
-    let image = tokio::task::spawn_blocking(bundle_image);
+    let image = bundle_image()?;
     let backend = backend::open(kind, order.smolvm.clone()).await?;
     backend.facts().await?.add_to(&mut facts);
-    let image = image
-        .await
-        .map_err(|error| Failure::system("building the bundle's image")(error.into()))??;
     options.bundle_image.clone_from(&image.reference);
     let plan = loaded.prepare(bottle, &facts, &options)?;
     Ok((plan, backend, image))

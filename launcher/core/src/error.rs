@@ -55,7 +55,7 @@ pub enum LaunchFailure {
         names: Vec<String>,
     },
     /// A call of the backend failed.
-    #[error("{step}: {source}")]
+    #[error("{step}: {source}{}", engine_is_full(.source))]
     Backend {
         /// Which step of the launch.
         step: String,
@@ -63,7 +63,7 @@ pub enum LaunchFailure {
         source: BackendError,
     },
     /// The state directory could not be made or written.
-    #[error("state directory, {path}: {source}", path = .path.display())]
+    #[error("state directory, {path}: {source}{}", disk_is_full(.source), path = .path.display())]
     State {
         /// Which path.
         path: PathBuf,
@@ -119,6 +119,24 @@ pub enum LaunchFailure {
         /// Every difference.
         drifts: Vec<Drift>,
     },
+}
+
+/// What to do about a full disk of the engine, whose errors are its words.
+fn engine_is_full(error: &BackendError) -> &'static str {
+    if error.problem.to_lowercase().contains("no space left on device") {
+        "; the engine's disk is full: free some of it (`docker system df` says what uses it), then run this again"
+    } else {
+        ""
+    }
+}
+
+/// What to do about a full disk under the state directory.
+fn disk_is_full(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        "; free some of that disk, or set BOTTLE_STATE_DIR to a directory on another"
+    } else {
+        ""
+    }
 }
 
 fn said(stderr: &[String]) -> impl fmt::Display {

@@ -23,6 +23,8 @@ pub trait Observer: Send + Sync {
     fn event(&self, event: &BundleEvent);
     /// A line of its standard error, without control characters.
     fn log_line(&self, line: &str);
+    /// A line of its standard output as it came, without its end, before it is told as an event.
+    fn line(&self, _line: &[u8]) {}
 }
 
 /// Where the bundle is in its life.
@@ -108,6 +110,9 @@ impl Heard {
     fn line(&self, line: &[u8]) {
         if line.is_empty() {
             return;
+        }
+        if let Some(observer) = &self.observer {
+            observer.line(line);
         }
         match serde_json::from_slice::<BundleEvent>(line) {
             Ok(event) => self.event(event),

@@ -32,6 +32,26 @@ const INNER_NETWORK: &str = "inner-network";
 /// Told in a few words what is going on.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// The bundle's image.
+#[derive(Clone)]
+pub struct BundleImage {
+    /// Its name, which has its content's digest.
+    pub reference: String,
+    /// Makes its `docker save` archive. Called only where the engine lacks it: the archive is many times of what a launcher needs
+    /// else.
+    pub archive: Arc<dyn Fn() -> std::io::Result<Bytes> + Send + Sync>,
+}
+
+impl BundleImage {
+    /// An image whose archive is there already.
+    pub fn ready(reference: impl Into<String>, archive: Bytes) -> Self {
+        Self {
+            reference: reference.into(),
+            archive: Arc::new(move || Ok(archive.clone())),
+        }
+    }
+}
+
 /// What a launch needs beside the plan.
 #[derive(Clone)]
 pub struct LaunchOptions {
@@ -39,8 +59,8 @@ pub struct LaunchOptions {
     pub run: String,
     /// The launcher's state directory; a bottle's own is `bottles/SLUG` below it.
     pub state_dir: PathBuf,
-    /// The bundle's image (reference and `docker save` archive), loaded when the engine does not have it.
-    pub bundle_archive: Option<(String, Bytes)>,
+    /// The bundle's image, loaded when the engine does not have it.
+    pub bundle_image: Option<BundleImage>,
     /// Told what is going on.
     pub progress: Option<Progress>,
     /// Told each step that is noted for the teardown.
@@ -66,7 +86,7 @@ impl LaunchOptions {
         Self {
             run: run.into(),
             state_dir: state_dir.into(),
-            bundle_archive: None,
+            bundle_image: None,
             progress: None,
             noted: None,
             guest_stdio: false,

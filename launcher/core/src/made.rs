@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::bottle::Exit;
 use crate::error::LaunchFailure;
-use crate::launch::Site;
+use crate::launch::{BundleImage, Site};
 use crate::owner::{Owner, labels};
 use crate::teardown::StepKind;
 
@@ -83,12 +83,21 @@ impl Site {
             let found = self.backend.find_image(reference).await;
             found.map_err(backend_failed(format!("looking for image {reference}")))
         };
-        if let Some((reference, archive)) = &self.options.bundle_archive
+        if let Some(BundleImage { reference, archive }) = &self.options.bundle_image
             && find(reference).await?.is_none()
         {
-            self.say("loading the bundle's image");
-            let loading = self.backend.load_image(reference, archive.clone()).await;
-            loading.map_err(backend_failed("loading the bundle's image"))?;
+            const STEP: &str = "loading the bundle's image";
+            self.say(STEP);
+            let archive = archive().map_err(|error| LaunchFailure::Backend {
+                step: STEP.to_owned(),
+                source: BackendError {
+                    call: format!("make the archive of {reference}"),
+                    problem: error.to_string(),
+                    kind: BackendErrorKind::Unexpected,
+                },
+            })?;
+            let loading = self.backend.load_image(reference, archive).await;
+            loading.map_err(backend_failed(STEP))?;
         }
         for (role, image) in [
             ("bundle", &self.plan().bundle.image),

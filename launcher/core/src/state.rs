@@ -1,5 +1,6 @@
 //! The launcher's directory of one bottle: `STATE/bottles/SLUG/`.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -25,15 +26,12 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
         let problem = std::io::Error::other("a slug must be one path component");
         return Err(fail(state_dir)(problem));
     }
+    // The way to the state directory is the operator's and may hold links; it and what is in it is ours.
     let bottles = state_dir.join("bottles");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&bottles)
-        .map_err(fail(&bottles))?;
-    // The way to the state directory is the operator's and may hold links; what is in it is ours.
-    check_closed(&std::fs::metadata(state_dir).map_err(fail(state_dir))?).map_err(fail(state_dir))?;
-    check_owned(&bottles).map_err(fail(&bottles))?;
+    for ours in [state_dir, &bottles] {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(ours);
+        made.and_then(|()| check_owned(ours)).map_err(fail(ours))?;
+    }
     let directory = state_path(state_dir, &plan.slug);
     std::fs::DirBuilder::new()
         .mode(0o700)
@@ -115,30 +113,42 @@ fn is_component(name: &str) -> bool {
 
 /// Another user's directory, or one that others may write, could have links put into it.
 fn check_owned(directory: &Path) -> std::io::Result<()> {
-    check_closed(&std::fs::symlink_metadata(directory)?)
+    let found = std::fs::symlink_metadata(directory)?;
+    let problem = if found.is_symlink() {
+        "a link"
+    } else if !found.is_dir() {
+        "no directory"
+    } else if found.uid() != rustix::process::geteuid().as_raw() {
+        "another user's"
+    } else if found.mode() & 0o022 != 0 {
+        "a directory that others may write to"
+    } else {
+        return Ok(());
+    };
+    Err(std::io::Error::other(format!(
+        "expected a directory of this user that no one else may write to, found {problem}: set BOTTLE_STATE_DIR to one of \
+         yours, or `chmod go-w` this one"
+    )))
 }
 
-fn check_closed(found: &std::fs::Metadata) -> std::io::Result<()> {
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(std::io::Error::other(
-            "must be a directory (no link) of this user that no one else may write to",
-        ));
-    }
-    Ok(())
+/// Makes a file through no link; none may be there.
+///
+/// # Errors
+/// When something is there, or it cannot be made.
+pub fn create_private(path: &Path, mode: u32) -> std::io::Result<File> {
+    let file = File::options()
+        .append(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    // The process's umask may have taken bits away.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    Ok(file)
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LaunchFailure> {
-    let make = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(path)?;
-        // The process's umask may have taken bits away.
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        file.write_all(content)
-    };
+    let make = || create_private(path, mode)?.write_all(content);
     make().map_err(|source| LaunchFailure::State {
         path: path.to_owned(),
         source,

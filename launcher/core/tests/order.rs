@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bottle_backend::Role;
 use bottle_backend::fake::{Failure, Fake};
-use bottle_launch::{Bottle, LaunchError, LaunchFailure, LaunchOptions, Secrets, launch};
+use bottle_launch::{Bottle, BundleImage, LaunchError, LaunchFailure, LaunchOptions, Secrets, launch};
 use bottle_plan::{BackendKind, Plan};
 use fixture::{routed_of, secrets};
 use proptest::prelude::*;
@@ -261,7 +261,7 @@ async fn a_guest_image_that_is_missing_is_named_and_the_bundle_image_is_loaded()
     let (fake, state) = (Fake::new(BackendKind::Docker), state());
     fake.only_images(&["other:1"]);
     let mut options = LaunchOptions::new("run", state.path());
-    options.bundle_archive = Some(("image:tag".to_owned(), bytes::Bytes::from_static(b"archive")));
+    options.bundle_image = Some(BundleImage::ready("image:tag", bytes::Bytes::from_static(b"archive")));
     let mut plan = plan();
     plan.guest.image = "absent:1".to_owned();
     let error = launch(plan, secrets(), Arc::new(fake.clone()), options)

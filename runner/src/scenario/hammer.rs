@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use bollard::query_parameters::RestartContainerOptions;
 use bottle_backend::{Labels, Resource, ResourceKind, Streams, patient, patient_ms};
+use bottle_policy::BundleEvent;
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, Attempt, Disturbance, Evidence, Nonce};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use super::{Observation, Seen, evidence, plan_like};
+use super::search::contains;
+use super::{Observation, Seen, attempt_in, evidence, plan_like, secrets};
 use crate::agent::{AgentRun, attempt};
 use crate::assemble::Heard;
 use crate::batch::Target;
@@ -41,6 +44,11 @@ const ATTEMPTS_HEARD: usize = 2;
 const HEARD_WITHIN: Duration = Duration::from_secs(6);
 /// Most that is read of it.
 const OUTPUT_LIMIT: u64 = 4 << 20;
+/// Within what time killed daemons must serve again, and must have told of an attempt.
+const SERVES_WITHIN: Duration = Duration::from_secs(10);
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// What the engine's processes that keep containers have in their command line.
+const KEEPER: &[u8] = b"containerd-shim";
 /// Within what time a guest whose bundle is gone must have ended.
 const GUEST_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -94,7 +102,7 @@ async fn while_disturbed(
     let repeat = Action::Repeat {
         times: TIMES,
         pause_ms: patient_ms(PAUSE_MS),
-        action: Box::new(action),
+        action: Box::new(action.clone()),
     };
     let list = AgentList {
         cases: vec![case(repeat, nonce)],
@@ -117,7 +125,12 @@ async fn while_disturbed(
         && tokio::time::timeout(patient(GUEST_ENDS_WITHIN), fixture.bottle.wait_guest())
             .await
             .is_ok();
-    observe(&list, run, disturbed, guest_ended)
+    let is_up_again = meanwhile == Disturbance::RestartDaemons && disturbed.is_ok() && !guest_ended;
+    let mut observed = observe(&list, run, disturbed, guest_ended);
+    if is_up_again {
+        once_more(fixture, action, nonce, &mut observed).await;
+    }
+    observed
 }
 
 /// Whether an attempt has come to the bundle: then the agent is at work, however long the engine took to start it.
@@ -286,6 +299,30 @@ async fn disturb(lab: &Lab, fixture: &Fixture, what: Disturbance) -> Result<Stri
         Disturbance::Reload => signal(&[pid], Signal::HUP).map(|()| "sent HUP to the bundle's init".to_owned()),
         Disturbance::FreezePipelock => standstill(&[daemon("pipelock")?]).await,
         Disturbance::PauseBundle => standstill(&processes::tree(pid)).await,
+        Disturbance::RestartDaemons => {
+            signal(&[daemon("pipelock")?, daemon("egress")?], Signal::KILL)?;
+            served_again(fixture, 2).await
+        }
+        Disturbance::RestartBundle => {
+            let options = RestartContainerOptions {
+                t: Some(1),
+                ..RestartContainerOptions::default()
+            };
+            let restarted = secrets::engine()?.restart_container(&bundle.id, Some(options)).await;
+            restarted
+                .map(|()| "restarted the bundle's container".to_owned())
+                .map_err(|error| error.to_string())
+        }
+        Disturbance::KillKeeper => {
+            let keeper = processes::parent(pid).ok_or("the bundle's process has no parent")?;
+            let line = std::fs::read(format!("/proc/{keeper}/cmdline")).unwrap_or_default();
+            if !contains(&line, KEEPER) {
+                return Err(format!(
+                    "process {keeper}, the parent of the bundle's, is no process of the engine"
+                ));
+            }
+            signal(&[keeper], Signal::KILL).map(|()| "killed the engine's process for the bundle".to_owned())
+        }
         Disturbance::RemoveBundle => {
             let resource = Resource {
                 kind: ResourceKind::Container,
@@ -299,6 +336,41 @@ async fn disturb(lab: &Lab, fixture: &Fixture, what: Disturbance) -> Result<Stri
                 .map_err(|error| error.to_string())
         }
     }
+}
+
+/// Waits until the bundle has told of so many daemons that they serve again.
+async fn served_again(fixture: &Fixture, daemons: usize) -> Result<String, String> {
+    let deadline = Instant::now() + patient(SERVES_WITHIN);
+    loop {
+        let log = fixture.bottle.event_log();
+        let again = log
+            .iter()
+            .filter(|event| matches!(event, BundleEvent::DaemonRestarted { .. }));
+        let again = again.count();
+        if again >= daemons {
+            return Ok(format!("killed {daemons} daemons, which serve again"));
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{again} of {daemons} daemons serve again"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Attempts once more what was hammered: the proxy that came back must have refused this one, too.
+async fn once_more(fixture: &Fixture, action: Action, nonce: &Nonce, observed: &mut Observation) {
+    let before = fixture.decisions(nonce).len();
+    observed.take(attempt_in(fixture, nonce, action).await);
+    let deadline = Instant::now() + patient(TOLD_WITHIN);
+    while fixture.decisions(nonce).len() == before {
+        if Instant::now() > deadline {
+            observed.issued = false;
+            observed.note("the daemons that came back told of no further attempt");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    observed.note("the daemons that came back told of one more attempt");
 }
 
 async fn standstill(pids: &[i32]) -> Result<String, String> {

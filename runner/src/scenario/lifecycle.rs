@@ -10,11 +10,12 @@ use probe_spec::{InventoryKind, Vantage};
 use super::images;
 use super::inventory::Marks;
 use super::leftovers::{self, Leftovers};
+use super::recorded::Recorded;
 use super::state::files_of;
-use super::{Observation, launch_like};
+use super::{Observation, plan_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, launch_recorded};
 use crate::lab::Lab;
 use crate::selection::CaseCell;
 use crate::sightings::fresh_nonce;
@@ -34,6 +35,8 @@ pub struct Stopped {
     pub state_left: Vec<String>,
     /// Images that were made of it, after its stop; an error says what could not be read.
     pub images: Result<Vec<String>, String>,
+    /// What its bundle was told to decide on before the stop, and where it is recorded.
+    pub recorded: Recorded,
 }
 
 const KINDS: [InventoryKind; 14] = [
@@ -60,7 +63,9 @@ impl Stopped {
     /// Launches one like the bottle under test, closes it and waits until nothing is left of it.
     async fn make(target: &Target<'_>, cell: &CaseCell) -> Result<Self, SuiteError> {
         let backend = &*target.lab.backend;
-        let fixture = launch_like(target, cell).await?;
+        let planned = plan_like(target, cell).await?;
+        let record = target.lab.directory.join(format!("{}.record", planned.plan.slug));
+        let fixture = launch_recorded(target.lab, planned, &record).await?;
         let marks = Marks::of(backend, &fixture.bottle)
             .await
             .map_err(SuiteError::engine("reading a bottle's marks"))?;
@@ -87,6 +92,7 @@ impl Stopped {
         } else {
             Ok(None)
         };
+        let recorded = Recorded::ask(&fixture, record).await;
         let problems = close(backend, &fixture).await?;
         let mut state_left: Vec<String> = files_of(&state).iter().map(|path| path.display().to_string()).collect();
         if state.exists() {
@@ -109,6 +115,7 @@ impl Stopped {
             state_files,
             state_left,
             images,
+            recorded,
         })
     }
 }

@@ -1,9 +1,11 @@
 //! Cases that the runner performs or accompanies from outside.
 
+mod asking;
 mod authority;
 mod certificates;
 mod cleanup;
 mod cross;
+mod crowd;
 mod death;
 mod hammer;
 mod images;
@@ -11,6 +13,8 @@ mod inventory;
 mod leftovers;
 mod lifecycle;
 mod machine;
+mod recorded;
+mod returning;
 mod reuse;
 mod search;
 mod secrets;
@@ -30,7 +34,7 @@ pub use death::launcher;
 pub use lifecycle::{Stopped, sweep_up};
 pub use together::Together;
 
-use crate::agent::attempt;
+use crate::agent::{Place, attempt};
 use crate::assemble::{Heard, Proof, expectation};
 use crate::batch::{Target, limit_ms};
 use crate::error::SuiteError;
@@ -113,6 +117,11 @@ pub async fn attempt_in(fixture: &Fixture, nonce: &Nonce, action: Action) -> Ans
 
 /// Has one agent in a bottle's guest attempt actions one after another, filled in already; an answer for each.
 pub async fn attempt_all_in(fixture: &Fixture, actions: Vec<(Nonce, Action)>) -> Vec<Answer> {
+    attempt_at(fixture.place(), actions).await
+}
+
+/// As [`attempt_all_in`], wherever agents can be started.
+pub async fn attempt_at(place: Place<'_>, actions: Vec<(Nonce, Action)>) -> Vec<Answer> {
     let mut limit = Duration::from_millis(patient_ms(5_000));
     let mut cases = Vec::new();
     for (number, (nonce, action)) in actions.into_iter().enumerate() {
@@ -128,7 +137,7 @@ pub async fn attempt_all_in(fixture: &Fixture, actions: Vec<(Nonce, Action)>) ->
     }
     let asked = crate::proof::asked(&cases);
     let list = AgentList { cases, parallel: 1 };
-    let run = attempt(fixture.place(), &list, &fresh_nonce(), limit).await;
+    let run = attempt(place, &list, &fresh_nonce(), limit).await;
     let mut heard = Heard::read(&asked, run.lines.iter().map(Vec::as_slice));
     heard.close(&asked, &run.end);
     let answers = list.cases.iter().map(|case| Answer {
@@ -150,6 +159,9 @@ pub fn stands_alone(how: &How) -> bool {
                 | RunnerCase::Survivor(_)
                 | RunnerCase::Cleanup(_)
                 | RunnerCase::AddressReuse(_)
+                | RunnerCase::Return(_)
+                | RunnerCase::Record(_)
+                | RunnerCase::Crowd
                 | RunnerCase::WriteThenFreshSearches(_)
                 | RunnerCase::StateFiles(
                     StateCheck::GoneAfterStop
@@ -215,6 +227,9 @@ async fn runner_case(
         RunnerCase::ReadOnlyShare(_) => machine::share(target, cell).await,
         RunnerCase::MachineProcess(check) => machine::process(target, *check),
         RunnerCase::AddressReuse(_) => reuse::perform(target, cell).await,
+        RunnerCase::Return(_) => returning::perform(target, cell).await,
+        RunnerCase::Record(check) => recorded::perform(target, cell, *check).await,
+        RunnerCase::Crowd => crowd::perform(target, cell, nonce).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
         RunnerCase::WriteThenFreshSearches(_) => cross::write_then_fresh(target, cell).await,
         RunnerCase::PeerThenSelf { peer, own } => cross::peer_then_self(target, peer, own, nonce).await,

@@ -2,8 +2,9 @@
 
 use bottle_backend::Role;
 use bottle_plan::{NetworkPlan, Plan};
-use probe_spec::{Action, Nonce, ReuseCheck, RunnerCase, Step, world};
+use probe_spec::{Action, ReuseCheck, RunnerCase, Step, world};
 
+use super::asking::tunnel;
 use super::{Observation, Together, attempt_in};
 use crate::batch::Target;
 use crate::error::SuiteError;
@@ -26,7 +27,7 @@ async fn inherit(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
     let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
     let address = former.inner_address(Role::Guest);
-    let allowed = attempt_in(&former, &fresh_nonce(), peer_request(&fresh_nonce())).await;
+    let allowed = attempt_in(&former, &fresh_nonce(), tunnel(world::PEER_ROUTE)).await;
     let mut notes = vec![format!("the former owner's own request: {:?}", allowed.end)];
     notes.extend(former.close(lab).await);
     let mut planned = leaks::plan(lab, Kind::Attacked, cell.topology, leak, Some(&former)).await?;
@@ -49,7 +50,7 @@ async fn inherit(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
         notes.push(format!("the heir has {own:?}, the former had {address:?}"));
     }
     let attacks = cases.iter().filter_map(|case| match case.what {
-        RunnerCase::AddressReuse(check) => Some((case, case.nonce.clone(), attack(check, &case.nonce, &former))),
+        RunnerCase::AddressReuse(check) => Some((case, case.nonce.clone(), attack(check, &former))),
         _ => None,
     });
     heirs.attempt(&heir, attacks.collect()).await;
@@ -81,37 +82,10 @@ fn on_subnet(plan: Plan, subnet: &str) -> Option<Plan> {
     Some(plan)
 }
 
-/// A request that only the peer's policy allows, with the nonce.
-fn peer_request(nonce: &Nonce) -> Action {
-    let connect = format!(
-        "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {nonce}\r\n\r\n",
-        host = world::PEER_ROUTE
-    );
-    let get = format!(
-        "GET /{nonce} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {nonce}\r\n\r\n",
-        world::PEER_ROUTE
-    );
-    let steps = vec![
-        Step::Send { text: connect },
-        Step::Success,
-        Step::Tls {
-            sni: Some(world::PEER_ROUTE.to_owned()),
-            alpn: Vec::new(),
-            split: None,
-        },
-        Step::Send { text: get },
-        Step::Read { ms: 500 },
-    ];
-    Action::Talk {
-        to: "proxy".to_owned(),
-        steps,
-    }
-}
-
-fn attack(check: ReuseCheck, nonce: &Nonce, former: &Fixture) -> Action {
+fn attack(check: ReuseCheck, former: &Fixture) -> Action {
     match check {
         // The policy allows the former's host, and the token shows there, only when either outlives its owner.
-        ReuseCheck::Policy | ReuseCheck::Token => peer_request(nonce),
+        ReuseCheck::Policy | ReuseCheck::Token => tunnel(world::PEER_ROUTE),
         ReuseCheck::Listener => {
             // The heir's own, unless the former still has it.
             let to = former
@@ -131,7 +105,7 @@ fn attack(check: ReuseCheck, nonce: &Nonce, former: &Fixture) -> Action {
                 .unwrap_or_else(|| "127.0.0.1".to_owned());
             let to = format!("{bundle}:{}", bottle_policy::PROXY_PORT);
             let text = format!(
-                "GET http://{host}/{nonce} HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: {nonce}\r\n\r\n",
+                "GET http://{host}/{{nonce}} HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: {{nonce}}\r\n\r\n",
                 host = world::PEER_ROUTE
             );
             Action::Talk {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use bottle_policy::BundleEvent;
+use bottle_policy::chain::Chain;
 use tokio::sync::mpsc;
 
 const QUEUE: usize = 256;
@@ -30,10 +31,18 @@ impl Events {
             .stack_size(STACK)
             .spawn(move || {
                 let mut output = std::io::stdout().lock();
-                while let Some(line) = queue.blocking_recv() {
+                let mut chain = Chain::default();
+                let mut write = |line: &[u8]| {
+                    let line = [&chain.link(line), b"\n".as_slice()].concat();
                     // Nobody reads any more: go on, the bottle does not depend on being watched.
                     let _ = output.write_all(&line).and_then(|()| output.flush());
+                    chain.lines()
+                };
+                let mut lines = 0;
+                while let Some(line) = queue.blocking_recv() {
+                    lines = write(line.trim_ascii_end());
                 }
+                write(&line_of(&BundleEvent::Ended { lines }));
                 let _ = done.send(());
             })?;
         Ok(Self { lines, written })
@@ -41,9 +50,7 @@ impl Events {
 
     /// Says `event`.
     pub async fn say(&self, event: &BundleEvent) {
-        let mut line = serde_json::to_vec(event).expect("an event is plain data");
-        line.push(b'\n');
-        let _ = self.lines.send(line).await;
+        let _ = self.lines.send(line_of(event)).await;
     }
 
     /// For the relays of daemons.
@@ -58,8 +65,12 @@ impl Events {
     }
 }
 
+fn line_of(event: &BundleEvent) -> Vec<u8> {
+    serde_json::to_vec(event).expect("an event is plain data")
+}
+
 impl Relayed {
-    /// Passes a line on; it ends with a line feed.
+    /// Passes a line on, with or without the white space at its end.
     pub async fn line(&self, line: Vec<u8>) {
         let _ = self.0.send(line).await;
     }

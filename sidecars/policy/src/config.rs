@@ -207,7 +207,7 @@ impl Default for WireLimits {
     }
 }
 
-/// One line of the bundle's standard output.
+/// One line of the bundle's standard output; each has a link of the [chain](crate::chain) beside its own fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum BundleEvent {
@@ -247,6 +247,11 @@ pub enum BundleEvent {
     },
     /// A decision on one request or connection.
     Decision(DecisionRecord),
+    /// Nothing comes after this line.
+    Ended {
+        /// How many lines there were before it.
+        lines: u64,
+    },
 }
 
 /// What was decided on one request (or on a connection that never became one), and why.

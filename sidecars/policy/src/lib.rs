@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod authority;
+pub mod chain;
 pub mod config;
 mod control;
 mod decide;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bottle_backend::{Backend, Exec, ExecSpec, Streams};
 use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
-use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
+use bottle_launch::{Bottle, BundleImage, LaunchOptions, Secrets, launch};
 use bottle_plan::{BackendKind, HostFacts, Limits, Plan, PrepareOptions, Topology};
 use bottle_smolvm::{Settings, Smolvm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -126,7 +126,10 @@ impl Site {
 
     pub async fn launch_plan(&self, plan: Plan) -> Bottle {
         let mut options = LaunchOptions::new("real-test", self.directory.path().join("launcher"));
-        options.bundle_archive = Some((self.bundle.reference.clone(), self.bundle.archive.clone()));
+        options.bundle_image = Some(BundleImage::ready(
+            self.bundle.reference.clone(),
+            self.bundle.archive.clone(),
+        ));
         options.guest_stdio = true;
         match launch(plan, Secrets::none(), self.backend.clone(), options).await {
             Ok(bottle) => bottle,

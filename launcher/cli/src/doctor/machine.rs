@@ -205,10 +205,19 @@ async fn image(engine: &dyn Backend, fix: bool) -> Vec<Finding> {
     let found = engine.find_image(&image.reference).await;
     vec![match found {
         Ok(Some(_)) => Finding::good("bundle's image", format!("{} is in the engine", image.reference)),
-        Ok(None) if fix => match engine.load_image(&image.reference, image.archive).await {
-            Ok(()) => Finding::mended("bundle's image", format!("{} was loaded", image.reference)),
-            Err(error) => Finding::wrong("bundle's image", error.to_string(), "look at the engine's own log"),
-        },
+        Ok(None) if fix => {
+            let loaded = match (image.archive)() {
+                Ok(archive) => {
+                    let loaded = engine.load_image(&image.reference, archive).await;
+                    loaded.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match loaded {
+                Ok(()) => Finding::mended("bundle's image", format!("{} was loaded", image.reference)),
+                Err(problem) => Finding::wrong("bundle's image", problem, "look at the engine's own log"),
+            }
+        }
         Ok(None) => Finding::good("bundle's image", "not in the engine yet; the first launch loads it"),
         Err(error) => Finding::wrong("bundle's image", error.to_string(), "look at the engine's own log"),
     }]

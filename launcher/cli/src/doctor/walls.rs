@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bottle_backend::{Backend, EngineFacts};
-use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
+use bottle_launch::{Bottle, BundleImage, LaunchOptions, Secrets, launch};
 use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, parse, prepare};
 use bottle_policy::{BundleEvent, DecisionVerdict};
 use tokio::io::AsyncReadExt;
@@ -104,7 +104,7 @@ fn plan(topology: Topology, image: &str, engine: EngineFacts, witness: &Witness)
 async fn looked_at(
     engine: &Arc<dyn Backend>,
     plan: Plan,
-    image: &bottle_docker::BuiltImage,
+    image: &BundleImage,
     witness: &Witness,
 ) -> Result<Vec<Finding>, Failure> {
     let subject = match plan.topology {
@@ -114,7 +114,7 @@ async fn looked_at(
     let mut secrets = Secrets::none();
     secrets.insert(TOKEN, "a value that no guest may have".to_owned());
     let mut options = LaunchOptions::new(format!("doctor-{}", plan.slug), state_dir());
-    options.bundle_archive = Some((image.reference.clone(), image.archive.clone()));
+    options.bundle_image = Some(image.clone());
     options.guest_stdio = true;
     let bottle = launch(plan, secrets, engine.clone(), options).await?;
     let said = tokio::time::timeout(LIMIT, output(&bottle)).await;

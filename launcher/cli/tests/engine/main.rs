@@ -5,6 +5,8 @@ mod faults;
 mod image;
 mod living;
 mod machine;
+mod outage;
 mod run;
+mod second;
 mod site;
 mod work;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use bottle_backend::Backend;
-use bottle_docker::{Docker, ImageFile, ImageSettings, build_image};
+use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
 use bottle_plan::LABEL_OWNER_PID;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -169,28 +169,32 @@ pub fn on_engine<T>(work: impl AsyncFnOnce(Docker) -> T) -> T {
 pub fn shell_image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let busybox = std::fs::read("/bin/busybox").expect("a static /bin/busybox is needed (Debian: busybox-static)");
-        let file = |path| ImageFile {
-            path,
-            mode: 0o755,
-            bytes: &busybox,
-        };
-        let settings = ImageSettings {
-            env: [("PATH".to_owned(), "/bin".to_owned())].into(),
-            labels: [("bottle.test".to_owned(), "cli".to_owned())].into(),
-            ..ImageSettings::default()
-        };
-        let image = build_image("bottle-test-cli", &[file("/bin/busybox"), file("/bin/sh")], &settings).unwrap();
-        on_engine(async |docker| {
-            if docker.find_image(&image.reference).await.unwrap().is_none() {
-                docker
-                    .load_image(&image.reference, image.archive.clone())
-                    .await
-                    .unwrap();
-            }
-        });
-        image.reference
+        on_engine(async |docker| load_shell_image(&docker).await);
+        built_shell_image().reference
     })
+}
+
+/// Makes sure that an engine has it.
+pub async fn load_shell_image(docker: &Docker) {
+    let image = built_shell_image();
+    if docker.find_image(&image.reference).await.unwrap().is_none() {
+        docker.load_image(&image.reference, image.archive).await.unwrap();
+    }
+}
+
+fn built_shell_image() -> BuiltImage {
+    let busybox = std::fs::read("/bin/busybox").expect("a static /bin/busybox is needed (Debian: busybox-static)");
+    let file = |path| ImageFile {
+        path,
+        mode: 0o755,
+        bytes: &busybox,
+    };
+    let settings = ImageSettings {
+        env: [("PATH".to_owned(), "/bin".to_owned())].into(),
+        labels: [("bottle.test".to_owned(), "cli".to_owned())].into(),
+        ..ImageSettings::default()
+    };
+    build_image("bottle-test-cli", &[file("/bin/busybox"), file("/bin/sh")], &settings).unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bottle_backend::{Backend, Exec, ExecSpec};
 use bottle_docker::{BuiltImage, Docker, ImageFile, ImageSettings, build_image};
-use bottle_launch::{LaunchOptions, Secrets};
+use bottle_launch::{BundleImage, LaunchOptions, Secrets};
 use bottle_plan::{
     Attachment, BackendKind, ContainerPlan, Hardening, Lifecycle, Limits, Mount, MountSource, NetworkMode, NetworkPlan,
     PLAN_VERSION, Plan, Subnet, Topology, VolumePlan,
@@ -229,7 +229,7 @@ pub fn secrets() -> Secrets {
 pub fn options(state: &Path) -> LaunchOptions {
     let image = image();
     let mut options = LaunchOptions::new("test-run", state);
-    options.bundle_archive = Some((image.reference, image.archive));
+    options.bundle_image = Some(BundleImage::ready(image.reference, image.archive));
     options
 }
 

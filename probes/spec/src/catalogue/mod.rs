@@ -33,9 +33,12 @@ mod lb_11;
 mod lc_01;
 mod lc_02;
 mod lc_03;
+mod lc_04;
 mod lc_05;
 mod lc_06;
+mod lc_07;
 mod lc_09;
+mod lc_10;
 mod make;
 mod px_01;
 mod px_02;
@@ -74,6 +77,7 @@ mod xb_09;
 mod xb_10;
 mod xb_13;
 mod xb_14;
+mod xb_15;
 
 use crate::Probe;
 
@@ -128,6 +132,7 @@ pub const CATALOGUE: &[&Probe] = &[
     &xb_10::PROBE,
     &xb_13::PROBE,
     &xb_14::PROBE,
+    &xb_15::PROBE,
     &tx_01::PROBE,
     &tx_02::PROBE,
     &tx_03::PROBE,
@@ -147,9 +152,12 @@ pub const CATALOGUE: &[&Probe] = &[
     &lc_01::PROBE,
     &lc_02::PROBE,
     &lc_03::PROBE,
+    &lc_04::PROBE,
     &lc_05::PROBE,
     &lc_06::PROBE,
+    &lc_07::PROBE,
     &lc_09::PROBE,
+    &lc_10::PROBE,
 ];
 
 /// The probe with this id, without regard to case.
