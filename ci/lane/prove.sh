@@ -1,7 +1,7 @@
 #!/bin/sh
-# What is proven of machines, where they can be had: the tests on the real smolvm, then what is named of the smolmachines column of
-# the conformance matrix, whose known-leaky machines come first. Every part runs, whatever the others came to.
-#   prove.sh [PATTERN...]    probes or cells of the column
+# What is proven of machines, where they can be had: the tests on the real smolvm, then what is named of the conformance matrix, in
+# both columns, known-leaky bottles first. Every part runs, whatever the others came to.
+#   prove.sh [PATTERN...]    probes or cells
 set -u
 failed=
 part() { # NAME COMMAND...
@@ -16,8 +16,8 @@ export BOTTLE_TEST_SMOLVM BOTTLE_PARTS_DIR
 part "tests on the real smolvm" ./real --nocapture --test-threads 1
 rm real
 if [ $# -gt 0 ]; then
-    part "self-test of the machines" bottle-conform self-test --backend smolmachines "$@"
-    part "the machines' column" bottle-conform run --backend smolmachines "$@"
+    part "self-test of both columns" bottle-conform self-test --backend docker,smolmachines "$@"
+    part "both columns" bottle-conform run --backend docker,smolmachines "$@"
 fi
 if [ -n "$failed" ]; then
     echo "failed: ${failed#, }"

@@ -45,7 +45,9 @@ pub fn weight(action: &Action) -> Weight {
     match action {
         // A look at the agent's own descriptors sees those of the cases beside it.
         Action::Tamper { .. } | Action::Descriptors { .. } => Weight::Alone,
-        Action::Sweep { .. } | Action::WriteEverywhere { .. } | Action::UnixSockets { .. } => Weight::Heavy,
+        Action::Sweep { .. } | Action::Vsock { .. } | Action::WriteEverywhere { .. } | Action::UnixSockets { .. } => {
+            Weight::Heavy
+        }
         Action::Find {
             place: Search::Files | Search::Mounts | Search::ProcMemory | Search::Devices | Search::ProcDescriptors,
             ..

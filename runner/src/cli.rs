@@ -208,9 +208,24 @@ pub struct LooseArgs {
     /// Commands keep their capabilities, and have no filter of system calls.
     #[arg(long)]
     pub unconfined: bool,
-    /// Machines have a network: that of this network namespace.
+    /// Where the address is noted that a routed machine was allowed.
+    #[arg(long)]
+    pub notes: PathBuf,
+    /// Machines have an open network: that of this network namespace.
     #[arg(long)]
     pub namespace: Option<PathBuf>,
+    /// The container of that namespace. It is made a member of a routed machine's own network as well.
+    #[arg(long)]
+    pub member: Option<String>,
+    /// What they may do there: `sockets`, `names`.
+    #[arg(long, default_value = "sockets")]
+    pub policy: String,
+    /// Shares are handed in writable.
+    #[arg(long)]
+    pub writable_shares: bool,
+    /// Machines have this file as a disk, and can run machines.
+    #[arg(long)]
+    pub disk: Option<PathBuf>,
     /// What smolvm is told.
     #[arg(last = true)]
     pub words: Vec<String>,

@@ -90,7 +90,7 @@ async fn perform(command: &cli::Command) -> Result<ExitCode, CommandError> {
         cli::Command::Judge(args) => command::judge(args),
         cli::Command::Explain(args) => command::explain(args),
         cli::Command::Launch(args) => scenario::launcher(args).await,
-        cli::Command::Loose(args) => loose::call(args),
+        cli::Command::Loose(args) => loose::call(args).await,
     }
 }
 

@@ -1,27 +1,38 @@
 //! A smolvm that leaves a control out: what known-leaky machines are made with.
 //!
-//! A machine's plan cannot say that it has a network beside its sockets, or that its command keeps its capabilities; the backend
-//! would refuse it, and rightly. So the backend stays as shipped and is given another program: this very one, which changes the
-//! words on their way to smolvm, and what smolvm says of the network on the way back, as a smolvm would that lies.
+//! A machine's plan cannot say that it has a network beside its sockets, that its policy is open, or that its command keeps its
+//! capabilities; the backend would refuse it, and rightly. So the backend stays as shipped and is given another program: this very
+//! one, which changes the words on their way to smolvm, and what smolvm says of the network on the way back, as a smolvm would that
+//! lies.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use bottle_leaky::MachineRemoved;
+use bottle_docker::Docker;
+use bottle_leaky::{MachinePolicy, MachineRemoved};
 use probe_spec::ExitCode;
 
 use crate::cli::LooseArgs;
 use crate::command::CommandError;
 use crate::error::SuiteError;
 
-/// Writes the program for a machine from which this was removed. `namespace` is where its network leads.
+/// Who is a member of the network that a machine is on instead of its own: where its namespace leads, the machine's connections
+/// lead.
+pub struct Member {
+    /// Id of the container.
+    pub container: String,
+    /// Its network namespace.
+    pub namespace: PathBuf,
+}
+
+/// Writes the program for a machine from which this was removed.
 pub fn program(
     directory: &Path,
     smolvm: &Path,
     removed: &MachineRemoved,
-    namespace: Option<&Path>,
+    member: Option<&Member>,
 ) -> Result<PathBuf, SuiteError> {
     let path = directory.join("smolvm");
     let failed = |source| SuiteError::Path {
@@ -34,12 +45,25 @@ pub fn program(
         "__smolvm".to_owned(),
         "--program".to_owned(),
         smolvm.display().to_string(),
+        "--notes".to_owned(),
+        directory.join("policy").display().to_string(),
     ];
     if removed.confinement {
         words.push("--unconfined".to_owned());
     }
-    if let Some(namespace) = namespace {
-        words.extend(["--namespace".to_owned(), namespace.display().to_string()]);
+    if let Some(member) = member {
+        let namespace = member.namespace.display().to_string();
+        words.extend(["--namespace".to_owned(), namespace, "--member".to_owned()]);
+        words.push(member.container.clone());
+    }
+    if let Some(network) = &removed.network {
+        words.extend(["--policy".to_owned(), network.policy.name().to_owned()]);
+    }
+    if removed.writable_shares {
+        words.push("--writable-shares".to_owned());
+    }
+    if let Some(disk) = &removed.disk {
+        words.extend(["--disk".to_owned(), disk.clone()]);
     }
     let quoted: Vec<String> = words
         .iter()
@@ -54,35 +78,69 @@ pub fn program(
 }
 
 /// `__smolvm`: calls smolvm with a control left out.
-pub fn call(args: &LooseArgs) -> Result<ExitCode, CommandError> {
+pub async fn call(args: &LooseArgs) -> Result<ExitCode, CommandError> {
     let failed = |source| SuiteError::Path {
         path: args.program.clone(),
         source,
     };
-    let words = changed(&args.words, args.unconfined, args.namespace.is_some());
+    let changed = changed(args);
     let mut command = Command::new(&args.program);
-    command.args(&words);
-    let step = step(&args.words);
-    if step == Some("ls") && args.namespace.is_some() {
-        let output = command.stderr(Stdio::inherit()).output().map_err(failed)?;
-        print!("{}", disowned(&String::from_utf8_lossy(&output.stdout)));
-        return Ok(if output.status.success() {
-            ExitCode::Held
-        } else {
-            ExitCode::Breached
-        });
+    command.args(&changed.words);
+    let Some(namespace) = &args.namespace else {
+        // This thread becomes smolvm, with its streams, its exit code and its place among the processes.
+        return Err(failed(command.exec()).into());
+    };
+    if let Some(address) = &changed.allowed {
+        std::fs::write(&args.notes, address).map_err(failed)?;
     }
-    if let (Some("start"), Some(namespace)) = (step, &args.namespace) {
-        // The machine's process inherits it, and makes the machine's connections in it.
-        let file = std::fs::File::open(namespace).map_err(failed)?;
-        rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&file),
-            Some(rustix::thread::LinkNameSpaceType::Network),
-        )
-        .map_err(|error| failed(error.into()))?;
+    // The one address that a routed machine was to reach; a sealed one was to have no network.
+    let allowed = std::fs::read_to_string(&args.notes).ok();
+    match step(&args.words) {
+        Some("ls") => {
+            let output = command.stderr(Stdio::inherit()).output().map_err(failed)?;
+            print!(
+                "{}",
+                disowned(&String::from_utf8_lossy(&output.stdout), allowed.as_deref())
+            );
+            return Ok(if output.status.success() {
+                ExitCode::Held
+            } else {
+                ExitCode::Breached
+            });
+        }
+        Some("start") => {
+            if allowed.is_some() {
+                member(args, true).await?;
+            }
+            // The machine's process inherits it, and makes the machine's connections in it.
+            let file = std::fs::File::open(namespace).map_err(failed)?;
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&file),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .map_err(|error| failed(error.into()))?;
+        }
+        Some("delete") if allowed.is_some() => member(args, false).await?,
+        _ => {}
     }
-    // This thread becomes smolvm, with its streams, its exit code and its place among the processes.
     Err(failed(command.exec()).into())
+}
+
+/// Has the member join, or leave, the machine's own network, on which its bundle is.
+async fn member(args: &LooseArgs, joins: bool) -> Result<(), CommandError> {
+    let (Some(container), Some(machine)) = (&args.member, named(&args.words)) else {
+        return Ok(());
+    };
+    let network = format!("{}-inner", machine.trim_end_matches("-guest"));
+    let docker = Docker::connect().await.map_err(CommandError::NoEngine)?;
+    let outcome = if joins {
+        docker.join_network(&network, container).await
+    } else {
+        docker.leave_network(&network, container).await
+    };
+    Ok(outcome.map_err(SuiteError::engine(
+        "putting a known-leaky machine on its bundle's network",
+    ))?)
 }
 
 /// `machine STEP …`.
@@ -93,41 +151,90 @@ fn step(words: &[String]) -> Option<&str> {
     }
 }
 
+/// Name of the machine.
+fn named(words: &[String]) -> Option<&str> {
+    let place = words.iter().position(|word| word == "--name")?;
+    words.get(place + 1).map(String::as_str)
+}
+
 /// The words with the control left out.
-fn changed(words: &[String], unconfined: bool, network: bool) -> Vec<String> {
-    let mut words = words.to_vec();
+struct Changed {
+    words: Vec<String>,
+    /// The one address that was allowed.
+    allowed: Option<String>,
+}
+
+fn changed(args: &LooseArgs) -> Changed {
+    let mut words = args.words.clone();
+    let mut allowed = None;
     match step(&words) {
-        Some("create") if network => words.insert(2, "--net".to_owned()),
-        Some("exec") if unconfined => {
-            // Options of the guest's init: after smolvm's own, before the command's.
-            let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
-            let (Some((begin, _)), Some((end, _))) = (dashes.next(), dashes.next()) else {
-                return words;
-            };
-            let mut init = Vec::new();
-            let mut options = words[begin..end].iter();
-            while let Some(word) = options.next() {
-                match word.as_str() {
-                    "--confine" => drop(options.next()),
-                    "--seccomp" => {}
-                    _ => init.push(word.clone()),
+        Some("create") => {
+            if args.namespace.is_some() {
+                if let Some(place) = words.iter().position(|word| word == "--allow-host") {
+                    allowed = words.drain(place..place + 2).nth(1);
+                }
+                let open = match &allowed {
+                    Some(address) if args.policy == MachinePolicy::Names.name() => {
+                        vec!["--allow-cidr".to_owned(), format!("{address}/32")]
+                    }
+                    _ => vec!["--net".to_owned()],
+                };
+                words.splice(2..2, open);
+            }
+            if args.writable_shares {
+                for word in &mut words {
+                    if let Some(share) = word.strip_suffix(":ro") {
+                        *word = share.to_owned();
+                    }
                 }
             }
-            words.splice(begin..end, init);
+            if let Some(disk) = &args.disk {
+                words.extend([
+                    "--disk".to_owned(),
+                    format!("{}:ro", disk.display()),
+                    "--nested".to_owned(),
+                ]);
+            }
+        }
+        Some("exec") => {
+            // Options of the guest's init: after smolvm's own, before the command's.
+            let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
+            if let (Some((begin, _)), Some((end, _))) = (dashes.next(), dashes.next()) {
+                let names = args.policy == MachinePolicy::Names.name();
+                let init = init(&words[begin..end], args.unconfined, names);
+                words.splice(begin..end, init);
+            }
         }
         _ => {}
     }
-    words
+    Changed { words, allowed }
 }
 
-/// What smolvm lists, with no network in it.
-fn disowned(said: &str) -> String {
+/// The options of the guest's init that stay.
+fn init(options: &[String], unconfined: bool, names: bool) -> Vec<String> {
+    let mut init = Vec::new();
+    let mut options = options.iter();
+    while let Some(word) = options.next() {
+        match word.as_str() {
+            "--confine" if unconfined => drop(options.next()),
+            "--seccomp" if unconfined => {}
+            "--no-resolver" if names => {}
+            _ => init.push(word.clone()),
+        }
+    }
+    init
+}
+
+/// What smolvm lists, with the network that was asked for.
+fn disowned(said: &str, allowed: Option<&str>) -> String {
     let Ok(mut machines) = serde_json::from_str::<serde_json::Value>(said) else {
         return said.to_owned();
     };
     for machine in machines.as_array_mut().into_iter().flatten() {
-        if let Some(network) = machine.get_mut("network") {
-            *network = false.into();
+        machine["network"] = allowed.is_some().into();
+        if let Some(address) = allowed {
+            machine["allowed_hosts"] = vec![address].into();
+            machine["allowed_cidrs"] = vec![format!("{address}/32")].into();
         }
     }
     machines.to_string()
@@ -136,53 +243,112 @@ fn disowned(said: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bottle_leaky::MachineNetwork;
+    use clap::Parser as _;
     use rstest::rstest;
+
+    fn called(options: &str, words: &str) -> LooseArgs {
+        let line = format!("bottle-conform __smolvm --program smolvm --notes /x/policy {options} -- {words}");
+        match crate::cli::Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command) {
+            Ok(crate::cli::Command::Loose(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const OPEN: &str = "--namespace /proc/7/ns/net --member c";
+    const NAMES: &str = "--namespace /proc/7/ns/net --member c --policy names";
 
     #[rstest]
     #[case(
+        OPEN,
         "machine create --name m --cpus 1",
-        false,
-        true,
-        "machine create --net --name m --cpus 1"
-    )]
-    #[case("machine create --name m", true, false, "machine create --name m")]
-    #[case(
-        "machine exec --name m -- /x/bottle-guest --seccomp --confine 7:8 --exec -- sh --seccomp",
-        true,
-        false,
-        "machine exec --name m -- /x/bottle-guest --exec -- sh --seccomp"
+        "machine create --net --name m --cpus 1",
+        None
     )]
     #[case(
+        OPEN,
+        "machine create --name m --allow-host 10.1.2.3 --cpus 1",
+        "machine create --net --name m --cpus 1",
+        Some("10.1.2.3")
+    )]
+    #[case(
+        NAMES,
+        "machine create --name m --allow-host 10.1.2.3 --cpus 1",
+        "machine create --allow-cidr 10.1.2.3/32 --name m --cpus 1",
+        Some("10.1.2.3")
+    )]
+    #[case(
+        "--unconfined",
+        "machine create --name m --allow-host 10.1.2.3",
+        "machine create --name m --allow-host 10.1.2.3",
+        None
+    )]
+    #[case(
+        "--unconfined",
+        "machine exec --name m -- /x/bottle-guest --no-resolver --seccomp --confine 7:8 --exec -- sh --seccomp",
+        "machine exec --name m -- /x/bottle-guest --no-resolver --exec -- sh --seccomp",
+        None
+    )]
+    #[case(
+        "--unconfined",
         "machine exec --name m -- /x/bottle-guest",
-        true,
-        true,
-        "machine exec --name m -- /x/bottle-guest"
+        "machine exec --name m -- /x/bottle-guest",
+        None
     )]
     #[case(
-        "machine exec --name m -- g --confine 7 -- sh",
-        false,
-        true,
-        "machine exec --name m -- g --confine 7 -- sh"
+        OPEN,
+        "machine exec --name m -- g --no-resolver --confine 7 -- sh",
+        "machine exec --name m -- g --no-resolver --confine 7 -- sh",
+        None
     )]
-    #[case("--version", true, true, "--version")]
+    #[case(
+        NAMES,
+        "machine exec --name m -- g --no-resolver --confine 7 -- sh",
+        "machine exec --name m -- g --confine 7 -- sh",
+        None
+    )]
+    #[case(
+        "--writable-shares",
+        "machine create --name m --volume /s/x:/run/bottle:ro",
+        "machine create --name m --volume /s/x:/run/bottle",
+        None
+    )]
+    #[case(
+        "--disk /d/i",
+        "machine create --name m",
+        "machine create --name m --disk /d/i:ro --nested",
+        None
+    )]
+    #[case(NAMES, "--version", "--version", None)]
     fn exactly_one_control_is_left_out(
+        #[case] options: &str,
         #[case] words: &str,
-        #[case] unconfined: bool,
-        #[case] network: bool,
         #[case] expected: &str,
+        #[case] allowed: Option<&str>,
     ) {
-        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-        assert_eq!(changed(&words, unconfined, network).join(" "), expected);
+        let changed = changed(&called(options, words));
+        assert_eq!(changed.words.join(" "), expected);
+        assert_eq!(changed.allowed.as_deref(), allowed);
     }
 
-    #[test]
-    fn the_network_is_not_told_of() {
-        let said = r#"[{"name":"m","network":true,"cpus":1},{"name":"n"}]"#;
-        assert_eq!(
-            disowned(said),
-            r#"[{"cpus":1,"name":"m","network":false},{"name":"n"}]"#
-        );
-        assert_eq!(disowned("{]"), "{]");
+    #[rstest]
+    #[case(
+        r#"[{"name":"m","network":true,"cpus":1},{"name":"n"}]"#,
+        None,
+        r#"[{"cpus":1,"name":"m","network":false},{"name":"n","network":false}]"#
+    )]
+    #[case(
+        r#"[{"name":"m","network":true,"allowed_hosts":[],"allowed_cidrs":["10.1.2.3/32","0.0.0.0/0"]}]"#,
+        Some("10.1.2.3"),
+        r#"[{"allowed_cidrs":["10.1.2.3/32"],"allowed_hosts":["10.1.2.3"],"name":"m","network":true}]"#
+    )]
+    #[case("{]", None, "{]")]
+    fn the_network_that_was_asked_for_is_told_of(
+        #[case] said: &str,
+        #[case] allowed: Option<&str>,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(disowned(said, allowed), expected);
     }
 
     #[test]
@@ -190,13 +356,25 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let removed = MachineRemoved {
             confinement: true,
-            network: None,
+            network: Some(MachineNetwork {
+                name: "open".to_owned(),
+                policy: MachinePolicy::Names,
+            }),
+            writable_shares: true,
+            disk: Some("/d/i".to_owned()),
         };
-        let path = program(directory.path(), Path::new("/it's/smolvm"), &removed, None).unwrap();
+        let member = Member {
+            container: "c".to_owned(),
+            namespace: "/proc/7/ns/net".into(),
+        };
+        let path = program(directory.path(), Path::new("/it's/smolvm"), &removed, Some(&member)).unwrap();
         let script = std::fs::read_to_string(path).unwrap();
-        assert!(
-            script.ends_with("'__smolvm' '--program' '/it'\\''s/smolvm' '--unconfined' -- \"$@\"\n"),
-            "{script}"
+        let policy = directory.path().join("policy");
+        let expected = format!(
+            "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--namespace' '/proc/7/ns/net' '--member' \
+             'c' '--policy' 'names' '--writable-shares' '--disk' '/d/i' -- \"$@\"\n",
+            policy.display()
         );
+        assert!(script.ends_with(&expected), "{script}");
     }
 }

@@ -62,13 +62,6 @@ pub fn topology_name(topology: Topology) -> &'static str {
     }
 }
 
-/// The topology with this name.
-pub fn topology_named(name: &str) -> Option<Topology> {
-    [Topology::Sealed, Topology::Routed]
-        .into_iter()
-        .find(|topology| topology_name(*topology) == name)
-}
-
 /// Two letters of an id.
 pub fn family(id: &str) -> &str {
     id.split('-').next().unwrap_or(id)
@@ -215,12 +208,12 @@ pub fn leaks_of(cells: &[CaseCell]) -> Vec<Leak> {
         .filter(|leak| {
             cells
                 .iter()
-                .any(|cell| is_control(&cell.case.spec, *leak, cell.backend, cell.topology))
+                .any(|cell| is_control(&cell.case.spec, *leak, cell.backend))
         })
         .collect()
 }
 
 /// Whether a case names a leak as its control, and the leak is built for bottles of this kind.
-pub fn is_control(case: &CaseSpec, leak: Leak, backend: BackendChoice, topology: Topology) -> bool {
-    case.controls.contains(&leak) && bottle_leaky::is_built_for(leak, backend.kind(), topology)
+pub fn is_control(case: &CaseSpec, leak: Leak, backend: BackendChoice) -> bool {
+    case.controls.contains(&leak) && bottle_leaky::is_built_for(leak, backend.kind())
 }

@@ -37,6 +37,8 @@ pub struct Shared {
     pub survivors: OnceCell<Together>,
     /// A bottle that was cleaned up after.
     pub cleaned: OnceCell<Together>,
+    /// Attacks on what this bottle shares.
+    pub attacked_share: OnceCell<Together>,
 }
 
 /// One proof of one witness.

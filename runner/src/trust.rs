@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::BackendChoice;
 use crate::error::SuiteError;
-use crate::selection::{is_control, topology_named};
+use crate::selection::is_control;
 
 /// Version of self-test.json.
 pub const SELF_TEST_VERSION: u32 = 1;
@@ -194,15 +194,11 @@ fn controls(cell: &Cell) -> Vec<Leak> {
         return Vec::new();
     };
     let case = (probe.cases)().into_iter().find(|case| case.name == cell.case);
-    let (Some(case), Some(backend), Some(topology)) = (
-        case,
-        BackendChoice::named(&cell.backend),
-        topology_named(&cell.topology),
-    ) else {
+    let (Some(case), Some(backend)) = (case, BackendChoice::named(&cell.backend)) else {
         return Vec::new();
     };
     let all = case.controls.iter().copied();
-    all.filter(|leak| is_control(&case, *leak, backend, topology)).collect()
+    all.filter(|leak| is_control(&case, *leak, backend)).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions};
-use bollard::models::{ContainerStateStatusEnum, NetworkConnectRequest};
+use bollard::models::{ContainerStateStatusEnum, NetworkConnectRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, DownloadFromContainerOptions, ImportImageOptions, InspectContainerOptions,
     KillContainerOptions, ResizeContainerTTYOptions, StartContainerOptions, UploadToContainerOptions,
@@ -109,6 +109,35 @@ impl Docker {
             call(name, QUICK, self.client.connect_network(&attachment.network, body)).await?;
         }
         Ok(())
+    }
+
+    /// Connects a running container to one more network.
+    ///
+    /// # Errors
+    /// When the engine refuses, or either is not there.
+    pub async fn join_network(&self, network: &str, container: &str) -> Result<(), BackendError> {
+        let body = NetworkConnectRequest {
+            container: container.to_owned(),
+            endpoint_config: None,
+        };
+        let name = format!("connect {container} to network {network}");
+        call(name, QUICK, self.client.connect_network(network, body)).await
+    }
+
+    /// Disconnects a container from a network; one that is not a member is no failure.
+    ///
+    /// # Errors
+    /// When the engine refuses for another reason.
+    pub async fn leave_network(&self, network: &str, container: &str) -> Result<(), BackendError> {
+        let body = NetworkDisconnectRequest {
+            container: container.to_owned(),
+            force: Some(true),
+        };
+        let name = format!("disconnect {container} from network {network}");
+        match call(name, QUICK, self.client.disconnect_network(network, body)).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     pub(crate) async fn attach_streams(&self, id: &str, tty: bool) -> Result<Streams, BackendError> {

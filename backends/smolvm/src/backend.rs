@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bottle_backend::{
     Backend, BackendError, BackendErrorKind, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Labels,
-    NetworkMade, Observed, Resource, Role, Streams,
+    NetworkMade, Observed, Output, Resource, Role, Streams,
 };
-use bottle_plan::{BackendKind, ContainerPlan, LABEL_ROLE, NetworkMode, NetworkPlan, VolumePlan};
+use bottle_plan::{BackendKind, ContainerPlan, LABEL_ROLE, NetworkPlan, VolumePlan, is_path};
 use bytes::Bytes;
 
-use crate::image::{self, Image};
+use crate::image::{self, Image, OnDisk};
+use crate::inside::Inside;
 use crate::journal::{Entry, Kind, id, of_id};
 use crate::machine::{Machine, observed};
 use crate::program::{error, refused, unexpected};
-use crate::{Smolvm, facts, firewall, images_in_use, listing};
+use crate::routing::route;
+use crate::{Smolvm, facts, images_in_use, listing};
 
 /// Role of the container out of which an image is exported.
 const EXPORT: &str = "image-export";
@@ -49,9 +50,12 @@ impl Backend for Smolvm {
 
     fn find_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, BackendError>> {
         Box::pin(async move {
-            if image::is_path(reference) {
-                let found = image::directory(reference)?;
-                return Ok(found.map(|image| image.directory.display().to_string()));
+            if is_path(reference) {
+                let found = image::on_disk(reference)?;
+                return Ok(found.map(|found| match found {
+                    OnDisk::Directory(image) => image.directory.display().to_string(),
+                    OnDisk::Archive(archive) => archive.id,
+                }));
             }
             self.inner.find_image(reference).await
         })
@@ -101,7 +105,14 @@ impl Backend for Smolvm {
     fn attach<'a>(&'a self, role: Role, id: &'a str, tty: bool) -> BoxFuture<'a, Result<Streams, BackendError>> {
         match of_id(id) {
             None => self.inner.attach(role, id, tty),
-            Some(_) => Box::pin(async move { self.machine(id)?.attach(tty) }),
+            Some((_, name)) => Box::pin(async move {
+                if self.machine(id).is_err() && self.maker.journal.read(name)?.is_some() {
+                    let problem = "the command of a machine is on the terminal of the launcher that started it, and smolvm joins no \
+                                   second one to it; `bottle exec` runs another program in the machine";
+                    return Err(refused(format!("attach to {name}"), problem));
+                }
+                self.machine(id)?.attach(tty)
+            }),
         }
     }
 
@@ -134,13 +145,11 @@ impl Backend for Smolvm {
         match of_id(id) {
             None => self.inner.exec(role, id, spec),
             Some(_) => Box::pin(async move {
-                let machine = self.machine(id)?;
+                let (name, inside) = self.inside(id)?;
                 let number = self.execs.fetch_add(1, Ordering::Relaxed);
                 let exec_id = format!("{id}/{number}");
-                let (exec, terminal) = self.maker.exec(&machine, spec, exec_id.clone())?;
-                if let Some(terminal) = terminal {
-                    self.terminals().insert(exec_id, terminal);
-                }
+                let (exec, further) = self.maker.exec(name, &inside, spec, exec_id.clone())?;
+                self.further().insert(exec_id, further);
                 Ok(exec)
             }),
         }
@@ -158,7 +167,7 @@ impl Backend for Smolvm {
             None => self.inner.resize(role, id, exec, columns, rows),
             Some(_) => Box::pin(async move {
                 let terminal = match exec {
-                    Some(exec) => self.terminals().get(exec).cloned(),
+                    Some(exec) => self.further().get(exec).and_then(|further| further.terminal.clone()),
                     None => self.machine(id)?.terminal(),
                 };
                 let call = format!("resize the terminal of {id}");
@@ -179,9 +188,25 @@ impl Backend for Smolvm {
         match of_id(id) {
             None => self.inner.put(role, id, directory, archive),
             Some((_, name)) => Box::pin(async move {
+                if let Ok(machine) = self.machine(id)
+                    && !machine.has_begun()
+                {
+                    self.maker.bring_up(&machine, &self.starts).await?;
+                    return self.maker.unpack(name, machine.inside(), directory, &archive).await;
+                }
                 let files = files_of(directory, &archive)
                     .map_err(|problem| refused(format!("put into {directory} of {name}"), problem))?;
                 self.maker.put(name, &files).await
+            }),
+        }
+    }
+
+    fn get<'a>(&'a self, role: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>> {
+        match of_id(id) {
+            None => self.inner.get(role, id, path),
+            Some(_) => Box::pin(async move {
+                let (name, inside) = self.inside(id)?;
+                self.maker.get(name, &inside, path)
             }),
         }
     }
@@ -205,7 +230,10 @@ impl Backend for Smolvm {
     fn signal<'a>(&'a self, role: Role, id: &'a str, signal: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
         match of_id(id) {
             None => self.inner.signal(role, id, signal),
-            Some(_) => Box::pin(async move { self.maker.signal(&*self.machine(id)?, signal).await }),
+            Some(_) => Box::pin(async move {
+                let (name, inside) = self.inside(id)?;
+                self.maker.signal(name, &inside, signal).await
+            }),
         }
     }
 
@@ -256,17 +284,33 @@ impl Smolvm {
         })
     }
 
+    /// A machine by its name, and how programs run in it: one of this process, or another's that the journal knows.
+    fn inside<'a>(&self, id: &'a str) -> Result<(&'a str, Inside), BackendError> {
+        let name = of_id(id).map_or(id, |(_, name)| name);
+        if let Ok(machine) = self.machine(id) {
+            return Ok((name, machine.inside().clone()));
+        }
+        let call = format!("look for the machine {name}");
+        let Some(entry) = self.maker.journal.read(name)? else {
+            return Err(error(call, BackendErrorKind::NotFound, "there is none (any more)"));
+        };
+        let plan = entry
+            .plan
+            .ok_or_else(|| unexpected(call, "the journal has no plan of it"))?;
+        Ok((name, Inside::of(&plan, &entry.settings)?))
+    }
+
     async fn make_machine(
         &self,
         plan: &ContainerPlan,
         labels: &Labels,
         subnets: &BTreeMap<String, String>,
     ) -> Result<String, BackendError> {
-        let proxy = proxy(plan, subnets)?;
+        let route = route(plan, subnets, self.narrowing.as_ref())?;
         self.site.make_state()?;
         let image = self.image(plan, labels).await?;
         let entry = Entry::new(Kind::Machine, &plan.name, labels);
-        let machine = self.maker.create(plan, &image, proxy, entry).await?;
+        let machine = self.maker.create(plan, &image, route, entry).await?;
         self.machines().insert(plan.name.clone(), Arc::new(machine));
         Ok(id(Kind::Machine, &plan.name))
     }
@@ -280,27 +324,31 @@ impl Smolvm {
                 problem,
             )
         };
-        if image::is_path(&plan.image) {
-            return image::directory(&plan.image)?.ok_or_else(missing);
+        let used = images_in_use(&self.maker.journal)?;
+        if is_path(&plan.image) {
+            return match image::on_disk(&plan.image)?.ok_or_else(missing)? {
+                OnDisk::Directory(image) => Ok(image),
+                OnDisk::Archive(archive) => {
+                    self.site.make_cache()?;
+                    self.cache.take_archive(archive, &used).await
+                }
+            };
         }
         let id = self.inner.find_image(&plan.image).await?.ok_or_else(missing)?;
         self.site.make_cache()?;
         let mut labels = labels.clone();
         labels.insert(LABEL_ROLE.to_owned(), EXPORT.to_owned());
-        let used = images_in_use(&self.maker.journal)?;
         self.cache.take(&self.source, &id, &labels, &used).await
     }
 
     async fn observe_anothers(&self, name: &str) -> Result<Observed, BackendError> {
         let entry = self.maker.journal.read(name)?;
         let listed = listing::see(&self.maker.program, name, self.maker.limits.look).await?;
-        let plan = entry.as_ref().and_then(|entry| entry.plan.clone());
-        let plan = plan.ok_or_else(|| unexpected(format!("observe {name}"), "the journal has no plan of it"))?;
-        Ok(observed(
-            &listed,
-            &plan,
-            entry.map(|entry| entry.labels).unwrap_or_default(),
-        ))
+        let missing = || unexpected(format!("observe {name}"), "the journal has no plan of it");
+        let entry = entry.ok_or_else(missing)?;
+        let plan = entry.plan.ok_or_else(missing)?;
+        let inside = Inside::of(&plan, &entry.settings)?;
+        Ok(observed(&listed, &plan, &inside, entry.labels))
     }
 
     async fn remove_machine(&self, name: &str) -> Result<(), BackendError> {
@@ -309,53 +357,10 @@ impl Smolvm {
         if let Some(machine) = machine {
             machine.release();
         }
-        self.terminals()
+        self.further()
             .retain(|exec, _| !exec.starts_with(&format!("{}/", id(Kind::Machine, name))));
         Ok(())
     }
-}
-
-/// The one place that a routed guest may connect to: what its plan says is its proxy, on the network that it shares with its
-/// bundle.
-fn proxy(plan: &ContainerPlan, subnets: &BTreeMap<String, String>) -> Result<Option<SocketAddrV4>, BackendError> {
-    let refuse = |problem: &str| Err(refused(format!("plan the network of {}", plan.name), problem));
-    let NetworkMode::Networks(networks) = &plan.network else {
-        return match plan.network {
-            NetworkMode::None => Ok(None),
-            _ => refuse("a machine cannot have the host's network"),
-        };
-    };
-    let [network] = &networks[..] else {
-        return refuse("expected one network, which it shares with its bundle");
-    };
-    let proxy = plan.env.get("HTTP_PROXY").and_then(|url| url.strip_prefix("http://"));
-    let Some(proxy) = proxy.and_then(|address| address.parse::<SocketAddrV4>().ok()) else {
-        return refuse("expected the bundle's address and port in HTTP_PROXY");
-    };
-    if !subnets
-        .get(&network.network)
-        .is_some_and(|subnet| has(subnet, *proxy.ip()))
-    {
-        return refuse("the address in HTTP_PROXY is not on the network that it shares with its bundle");
-    }
-    match firewall::obstacle() {
-        None => Ok(Some(proxy)),
-        Some(obstacle) => refuse(&obstacle),
-    }
-}
-
-/// Whether an address is in a subnet (CIDR).
-fn has(subnet: &str, address: Ipv4Addr) -> bool {
-    let Some((base, bits)) = subnet.split_once('/') else {
-        return false;
-    };
-    let (Ok(base), Ok(bits)) = (base.parse::<Ipv4Addr>(), bits.parse::<u32>()) else {
-        return false;
-    };
-    let Some(mask) = 32u32.checked_sub(bits).and_then(|host| u32::MAX.checked_shl(host)) else {
-        return false;
-    };
-    u32::from(base) & mask == u32::from(address) & mask
 }
 
 /// Regular files of an archive: (absolute path, mode, content). Anything else is refused.
@@ -391,36 +396,6 @@ fn files_of(directory: &str, archive: &[u8]) -> Result<Vec<(String, u32, Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bottle_plan::Attachment;
-
-    #[test]
-    fn subnets_have_their_addresses() {
-        let inside = |subnet: &str, address: [u8; 4]| has(subnet, address.into());
-        assert!(inside("10.213.4.0/24", [10, 213, 4, 2]));
-        assert!(!inside("10.213.4.0/24", [10, 213, 5, 2]));
-        for odd in ["", "10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/0"] {
-            assert!(!inside(odd, [10, 0, 0, 1]), "{odd}");
-        }
-    }
-
-    #[test]
-    fn a_routed_machine_reaches_its_proxy_on_the_shared_network_only() {
-        let mut plan = crate::inside::tests::plan();
-        let subnets = BTreeMap::from([("inner".to_owned(), "10.213.4.0/24".to_owned())]);
-        assert_eq!(proxy(&plan, &subnets), Ok(None));
-        plan.network = NetworkMode::Networks(vec![Attachment {
-            network: "inner".to_owned(),
-            host_number: None,
-            aliases: Vec::new(),
-        }]);
-        assert!(proxy(&plan, &subnets).is_err());
-        plan.env
-            .insert("HTTP_PROXY".to_owned(), "http://192.0.2.1:8888".to_owned());
-        let error = proxy(&plan, &subnets).unwrap_err();
-        assert!(error.problem.contains("not on the network"), "{error}");
-        plan.network = NetworkMode::Host;
-        assert!(proxy(&plan, &subnets).is_err());
-    }
 
     #[test]
     fn files_of_an_archive() {

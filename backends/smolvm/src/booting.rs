@@ -7,6 +7,7 @@ use bottle_backend::{BackendError, BackendErrorKind};
 use rustix::process::{Pid, setpriority_process};
 
 use crate::machine::Maker;
+use crate::mediation::Decider;
 use crate::processes;
 use crate::shapes::MachineSpec;
 
@@ -17,11 +18,13 @@ const LAST: i32 = 19;
 
 impl Maker {
     /// Starts a machine that was made. Only what was not ready in time is tried again: a refusal would be one again.
-    pub(crate) async fn boot(&self, spec: &MachineSpec) -> Result<(), BackendError> {
+    pub(crate) async fn boot(&self, spec: &MachineSpec, decider: Option<&Decider>) -> Result<(), BackendError> {
         let (name, shapes) = (&spec.name, self.program.shapes());
+        let token = decider.map(Decider::token);
         let mut attempt = 1;
         loop {
-            let Err(error) = self.program.call_behind(shapes.start(name), self.limits.start).await else {
+            let words = shapes.start(name, decider.map(Decider::address));
+            let Err(error) = self.program.call_behind(words, token, self.limits.start).await else {
                 return Ok(());
             };
             if error.kind != BackendErrorKind::TimedOut || attempt >= self.start_tries {

@@ -19,19 +19,9 @@ use crate::program::{refused, unexpected};
 const USERS: std::ops::Range<u32> = 2_000_000..3_000_000;
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Why routed machines cannot be had; `None` when they can.
-pub(crate) fn obstacle() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some(
-            "a routed machine needs a firewall rule of the host, which only root can set: run as root, or use the topology \
-             `sealed`, which needs none"
-                .to_owned(),
-        );
-    }
-    if nft().is_none() {
-        return Some("a routed machine needs a firewall rule of the host, but there is no `nft`: install nftables, or use the topology `sealed`".to_owned());
-    }
-    None
+/// Whether this process can set rules.
+pub(crate) fn can_be_set() -> bool {
+    rustix::process::geteuid().is_root() && nft().is_some()
 }
 
 fn nft() -> Option<PathBuf> {

@@ -29,7 +29,8 @@ pub(crate) struct Inside {
     command: Vec<String>,
     confine: Vec<String>,
     whole_machine: Vec<String>,
-    user: String,
+    /// Who runs.
+    pub(crate) user: String,
     workdir: Option<String>,
     env: BTreeMap<String, String>,
 }
@@ -88,6 +89,26 @@ impl Inside {
         words.extend(["--exec", "--"].map(str::to_owned));
         words.extend_from_slice(&spec.command);
         words
+    }
+
+    /// The unpacker of a tree that becomes the user's own.
+    pub(crate) fn unpack(&self, target: &str) -> Vec<String> {
+        let program = &self.init[0];
+        let spec = ExecSpec {
+            command: [program, "--unpack", target].map(str::to_owned).to_vec(),
+            // The plan's own may be in the tree.
+            workdir: Some("/".to_owned()),
+            ..ExecSpec::default()
+        };
+        let mut words = self.further(&spec);
+        words.splice(1..1, ["--writable", target].map(str::to_owned));
+        words
+    }
+
+    /// The packer of a directory, which finds in it what its user keeps from itself as well.
+    pub(crate) fn pack(&self, path: &str) -> Vec<String> {
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        [&self.init[0], "--pack", path, name].map(str::to_owned).to_vec()
     }
 
     /// `bottle-guest` alone: it says how it is called, and ends with [`CALLED_WRONGLY`].
@@ -225,6 +246,15 @@ pub(crate) mod tests {
         assert_eq!(
             inside.further(&spec).join(" "),
             "/run/bottle/bottle-guest --open-files 256 --processes 64 --seccomp --confine 7:8 --workdir /app --exec -- id"
+        );
+        assert_eq!(
+            inside.unpack("/work/app").join(" "),
+            "/run/bottle/bottle-guest --writable /work/app --open-files 256 --processes 64 --seccomp --confine node --workdir / \
+             --exec -- /run/bottle/bottle-guest --unpack /work/app"
+        );
+        assert_eq!(
+            inside.pack("/work/app").join(" "),
+            "/run/bottle/bottle-guest --pack /work/app app"
         );
         let env = inside.env(&BTreeMap::from([("C".to_owned(), "more".to_owned())]));
         assert_eq!(env, ["A=plan", "B=image", "C=more", &format!("PATH={PATH}")]);

@@ -10,6 +10,7 @@ use bottle_backend::{BackendError, Labels, Resource, ResourceKind};
 use bottle_plan::ContainerPlan;
 use serde::{Deserialize, Serialize};
 
+use crate::image::Settings;
 use crate::processes::Process;
 use crate::program::{refused, unexpected};
 
@@ -33,8 +34,14 @@ pub(crate) struct Entry {
     pub(crate) labels: Labels,
     /// Of a machine: what was planned. No plan has secrets.
     pub(crate) plan: Option<ContainerPlan>,
+    /// Of a machine: the smolvm program that made it.
+    #[serde(default)]
+    pub(crate) program: Option<PathBuf>,
     /// Of a machine: the directory with its image's files.
     pub(crate) image: Option<PathBuf>,
+    /// Of a machine: what its image says about its programs.
+    #[serde(default)]
+    pub(crate) settings: Settings,
     /// Of a machine that was started: its process.
     pub(crate) process: Option<Process>,
     /// Of a machine: the firewall table that is its own.
@@ -74,7 +81,9 @@ impl Entry {
             name: name.to_owned(),
             labels: labels.clone(),
             plan: None,
+            program: None,
             image: None,
+            settings: Settings::default(),
             process: None,
             firewall: None,
         }

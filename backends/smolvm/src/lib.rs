@@ -17,16 +17,20 @@ mod inside;
 mod journal;
 mod listing;
 mod machine;
+mod mediation;
 mod own_failure;
 mod processes;
 mod program;
+mod programs;
 mod removal;
+mod routing;
+mod session;
 mod shapes;
 mod shared;
 mod site;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,9 +46,10 @@ use crate::image::Cache;
 use crate::journal::Journal;
 use crate::machine::{Machine, Maker};
 use crate::program::Program;
+use crate::programs::Further;
+use crate::routing::{Narrowing, narrowing};
 use crate::shared::Shared;
 use crate::site::Site;
-use crate::wire::Terminal;
 
 /// The backend.
 pub struct Smolvm {
@@ -55,9 +60,12 @@ pub struct Smolvm {
     site: Site,
     cache: Cache,
     maker: Maker,
+    /// Who keeps routed machines to a port, or why nobody can.
+    narrowing: Result<Narrowing, String>,
     starts: Semaphore,
     machines: Mutex<BTreeMap<String, Arc<Machine>>>,
-    terminals: Mutex<BTreeMap<String, Terminal>>,
+    /// Further programs by their id.
+    further: Mutex<BTreeMap<String, Further>>,
     execs: AtomicU64,
 }
 
@@ -77,6 +85,7 @@ impl Smolvm {
         Ok(Self {
             inner,
             source,
+            narrowing: narrowing(settings.firewall, program.shapes().mediates()),
             cache: Cache::new(site.images()),
             maker: Maker {
                 program,
@@ -88,7 +97,7 @@ impl Smolvm {
             site,
             starts: Semaphore::new(settings.starts_at_once.max(1)),
             machines: Mutex::default(),
-            terminals: Mutex::default(),
+            further: Mutex::default(),
             execs: AtomicU64::new(0),
         })
     }
@@ -97,19 +106,34 @@ impl Smolvm {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn terminals(&self) -> MutexGuard<'_, BTreeMap<String, Terminal>> {
-        self.terminals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn further(&self) -> MutexGuard<'_, BTreeMap<String, Further>> {
+        self.further.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Names of what bottles with machines left on this host, alive or not; an empty list means that no smolvm is needed to
-/// clean up.
+/// What bottles with machines left on this host, alive or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Names; with none of them, no smolvm is needed to clean up.
+    pub names: Vec<String>,
+    /// The program that all of the machines were made with, for whoever looks at them and was told of none.
+    pub program: Option<PathBuf>,
+}
+
+/// Looks for what bottles with machines left on this host.
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub fn remains(settings: &Settings) -> Result<Vec<String>, BackendError> {
-    let entries = Journal::new(Site::new(settings).journal()).all()?;
-    Ok(entries.into_iter().map(|entry| entry.name).collect())
+pub fn remains(settings: &Settings) -> Result<Remains, BackendError> {
+    let mut remains = Remains::default();
+    let mut programs = BTreeSet::new();
+    for entry in Journal::new(Site::new(settings).journal()).all()? {
+        remains.names.push(entry.name);
+        programs.extend(entry.program);
+    }
+    // Of several, one may be for some of the machines only: those of known-leaky bottles.
+    remains.program = programs.pop_first().filter(|path| programs.is_empty() && path.exists());
+    Ok(remains)
 }
 
 /// Paths of images that machines have.

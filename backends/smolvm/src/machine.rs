@@ -1,24 +1,25 @@
 //! One machine: made, started, entered, removed.
 
-use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bottle_backend::{BackendError, Exec, ExecSpec, Input, Observed, Streams};
+use bottle_backend::{BackendError, Input, Labels, Observed, Streams};
 use bottle_plan::{ContainerPlan, MACHINE_SOCKETS, MountSource};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::firewall;
 use crate::image::Image;
 use crate::inside::{CALLED_WRONGLY, Inside};
 use crate::journal::{Entry, Journal, Kind, id};
 use crate::listing::{self, Listed};
+use crate::mediation::Decider;
 use crate::processes::Process;
-use crate::program::{Limits, Program, error, refused, unexpected};
-use crate::shapes::{Call, MachineSpec};
+use crate::program::{Limits, Program, refused, unexpected};
+use crate::routing::{Narrowing, Route};
+use crate::shapes::MachineSpec;
 use crate::shared::Shared;
-use crate::wire::{self, Ended, Ends, Terminal, Wires};
+use crate::wire::{self, Ends, Terminal, Wires};
 
 /// How a machine's command ended.
 pub(crate) type End = Option<Result<i64, BackendError>>;
@@ -28,7 +29,7 @@ pub(crate) struct Machine {
     spec: MachineSpec,
     plan: ContainerPlan,
     /// Where alone a routed one may connect to.
-    proxy: Option<SocketAddrV4>,
+    route: Option<Route>,
     inside: Inside,
     exit: watch::Sender<End>,
     held: Mutex<Held>,
@@ -44,9 +45,13 @@ struct Held {
     stdin: Option<Input>,
     /// What was seen right after the start, until someone asks.
     seen: Option<Listed>,
-    /// Dropping them ends the clients.
-    clients: Vec<oneshot::Sender<()>>,
+    /// Whether the machine runs.
+    is_up: bool,
+    /// The command's, when it was started. Dropping it ends the client.
+    client: Option<oneshot::Sender<()>>,
     terminal: Option<Terminal>,
+    /// Who decides about its connections, as long as it is there.
+    decider: Option<Decider>,
 }
 
 /// What machines are made with.
@@ -66,14 +71,18 @@ impl Maker {
         &self,
         plan: &ContainerPlan,
         image: &Image,
-        proxy: Option<SocketAddrV4>,
+        route: Option<Route>,
         mut entry: Entry,
     ) -> Result<Machine, BackendError> {
         let inside = Inside::of(plan, &image.settings)?;
-        let spec = self.spec(plan, &image.directory, proxy)?;
+        let spec = self.spec(plan, &image.directory, route)?;
         entry.plan = Some(plan.clone());
+        entry.program = Some(self.program.path().to_owned());
         entry.image = Some(image.directory.clone());
-        entry.firewall = proxy.map(|_| firewall::table(&plan.name));
+        entry.settings = image.settings.clone();
+        entry.firewall = route
+            .filter(|route| route.by == Narrowing::Firewall)
+            .map(|_| firewall::table(&plan.name));
         self.journal.write(&entry)?;
         self.program
             .call(self.program.shapes().create(&spec), self.limits.create)
@@ -86,19 +95,14 @@ impl Maker {
         Ok(Machine {
             spec,
             plan: plan.clone(),
-            proxy,
+            route,
             inside,
             exit,
             held: Mutex::new(held),
         })
     }
 
-    fn spec(
-        &self,
-        plan: &ContainerPlan,
-        image: &Path,
-        proxy: Option<SocketAddrV4>,
-    ) -> Result<MachineSpec, BackendError> {
+    fn spec(&self, plan: &ContainerPlan, image: &Path, route: Option<Route>) -> Result<MachineSpec, BackendError> {
         let call = format!("plan the machine {}", plan.name);
         let mut volumes = Vec::new();
         let mut shared = None;
@@ -133,19 +137,30 @@ impl Maker {
             memory_mib: plan.limits.memory.unwrap_or(4 << 30).div_ceil(1 << 20),
             volumes,
             sockets,
-            allowed: proxy.map(|proxy| *proxy.ip()),
+            allowed: route.map(|route| *route.proxy.ip()),
         })
     }
 
-    /// Starts a machine, sees that it is what was asked for, and starts its command.
-    pub(crate) async fn start(&self, machine: &Machine, starts: &tokio::sync::Semaphore) -> Result<(), BackendError> {
+    /// Starts a machine and its command.
+    pub(crate) async fn start(&self, machine: &Machine, starts: &Semaphore) -> Result<(), BackendError> {
+        self.bring_up(machine, starts).await?;
+        self.start_command(machine)
+    }
+
+    /// Starts a machine without its command, once, and sees that it is what was asked for.
+    pub(crate) async fn bring_up(&self, machine: &Machine, starts: &Semaphore) -> Result<(), BackendError> {
+        if machine.held().is_up {
+            return Ok(());
+        }
         let name = &machine.spec.name;
         {
             let _place = starts
                 .acquire()
                 .await
                 .map_err(|error| unexpected("start", error.to_string()))?;
-            self.boot(&machine.spec).await?;
+            let decider = self.decider(machine).await?;
+            self.boot(&machine.spec, decider.as_ref()).await?;
+            machine.held().decider = decider;
         }
         let listed = listing::see(&self.program, name, self.limits.look).await?;
         self.note_process(machine, &listed)?;
@@ -162,8 +177,10 @@ impl Maker {
         }
         self.narrow(machine).await?;
         self.open_up(machine).await?;
-        machine.held().seen = Some(listed);
-        self.start_command(machine)
+        let mut held = machine.held();
+        held.seen = Some(listed);
+        held.is_up = true;
+        Ok(())
     }
 
     /// The first program of a machine makes the container that all others join. Of two at once one would get a container of
@@ -174,9 +191,25 @@ impl Maker {
         self.program.call_for(&words, CALLED_WRONGLY, self.limits.create).await
     }
 
+    /// Who decides about the connections of a routed machine that smolvm keeps to its port.
+    async fn decider(&self, machine: &Machine) -> Result<Option<Decider>, BackendError> {
+        let Some(route) = machine.route.filter(|route| route.by == Narrowing::Mediation) else {
+            return Ok(None);
+        };
+        let opened = Decider::open(route.proxy).await;
+        opened.map(Some).map_err(|error| {
+            let call = format!("listen for the connections of {}", machine.spec.name);
+            unexpected(call, error.to_string())
+        })
+    }
+
     /// Sets the rules of a routed machine, of which nothing but smolvm's own agent has run so far.
     async fn narrow(&self, machine: &Machine) -> Result<(), BackendError> {
-        let Some(proxy) = machine.proxy else {
+        let Some(Route {
+            proxy,
+            by: Narrowing::Firewall,
+        }) = machine.route
+        else {
             return Ok(());
         };
         let entry = machine.held().entry.clone();
@@ -217,11 +250,11 @@ impl Maker {
         };
         let command = machine.inside.main();
         let env = machine.inside.env(&Default::default());
-        let client = self.client(machine, machine.plan.tty, &env, &command);
+        let client = self.client(&machine.spec.name, machine.plan.tty, &env, &command);
         let started = wire::start(client, ends).map_err(failed)?;
         let mut held = machine.held();
         held.terminal = started.terminal;
-        held.clients.push(started.stop);
+        held.client = Some(started.stop);
         drop(held);
         let (maker, name, exit) = (self.clone(), machine.spec.name.clone(), machine.exit.clone());
         tokio::spawn(async move {
@@ -229,73 +262,6 @@ impl Maker {
             exit.send_replace(Some(code));
         });
         Ok(())
-    }
-
-    fn client(&self, machine: &Machine, tty: bool, env: &[String], command: &[String]) -> tokio::process::Command {
-        let call = Call {
-            name: &machine.spec.name,
-            tty,
-            env,
-            command,
-        };
-        let words = self.program.shapes().exec(&call, self.program.state());
-        self.program.command(&words)
-    }
-
-    /// The exit code of a program. A report of smolvm's own counts only when the machine is really not there any more: a
-    /// program could print the same.
-    async fn code(&self, name: &str, ended: oneshot::Receiver<Ended>) -> Result<i64, BackendError> {
-        let call = format!("run in {name}");
-        let ended = ended.await.map_err(|error| unexpected(&*call, error.to_string()))?;
-        if let Some(own) = ended.own_failure() {
-            let seen = listing::find(&self.program, name, self.limits.look).await;
-            if !matches!(&seen, Ok(Some(listed)) if listed.is_running()) {
-                let state = match seen {
-                    Ok(Some(listed)) => format!("the machine is `{}`", listed.state),
-                    Ok(None) => "the machine is gone".to_owned(),
-                    Err(error) => format!("the machine cannot be looked at ({error})"),
-                };
-                return Err(error(
-                    call,
-                    own.kind(),
-                    format!("{state}; smolvm says: {}", own.message),
-                ));
-            }
-        }
-        ended.of_the_command(&call).await
-    }
-
-    /// Runs a further program.
-    pub(crate) fn exec(
-        &self,
-        machine: &Machine,
-        spec: &ExecSpec,
-        id: String,
-    ) -> Result<(Exec, Option<Terminal>), BackendError> {
-        let name = machine.spec.name.clone();
-        let call = format!("exec in {name}");
-        let failed = |error: std::io::Error| unexpected(&*call, error.to_string());
-        let Wires { streams, ends } = wire::wires(spec.tty).map_err(failed)?;
-        let command = machine.inside.further(spec);
-        let env = machine.inside.env(&spec.env);
-        let started = wire::start(self.client(machine, spec.tty, &env, &command), ends).map_err(failed)?;
-        machine.held().clients.push(started.stop);
-        let maker = self.clone();
-        // A task of its own: its streams end whether or not anybody waits for its status.
-        let code = tokio::spawn(async move { maker.code(&name, started.ended).await });
-        let exit = Box::pin(async move {
-            let code = code.await;
-            code.unwrap_or_else(|error| Err(unexpected("wait for a program", error.to_string())))
-        });
-        Ok((Exec { id, streams, exit }, started.terminal))
-    }
-
-    /// Sends a signal to the command.
-    pub(crate) async fn signal(&self, machine: &Machine, signal: &str) -> Result<(), BackendError> {
-        let command = machine.inside.signal(signal);
-        let shapes = self.program.shapes();
-        let words = shapes.exec_short(&machine.spec.name, &command, self.program.state());
-        self.program.call_whole(&words, self.limits.look).await.map(drop)
     }
 
     /// Writes files into a running machine: (path, mode, content).
@@ -329,15 +295,23 @@ impl Maker {
         };
         listed.check(&machine.spec)?;
         let labels = machine.held().entry.as_ref().map(|entry| entry.labels.clone());
-        Ok(observed(&listed, &machine.plan, labels.unwrap_or_default()))
+        Ok(observed(
+            &listed,
+            &machine.plan,
+            &machine.inside,
+            labels.unwrap_or_default(),
+        ))
     }
 }
 
 /// What is listed, as an engine would say it.
-pub(crate) fn observed(listed: &Listed, plan: &ContainerPlan, labels: bottle_backend::Labels) -> Observed {
+pub(crate) fn observed(listed: &Listed, plan: &ContainerPlan, inside: &Inside, labels: Labels) -> Observed {
     Observed {
         id: id(Kind::Machine, &listed.name),
-        applied: plan.clone(),
+        applied: ContainerPlan {
+            user: Some(inside.user.clone()),
+            ..plan.clone()
+        },
         labels,
         addresses: Default::default(),
         published: Default::default(),
@@ -382,10 +356,21 @@ impl Machine {
         self.held().terminal.clone()
     }
 
-    /// Ends the clients that are left when the machine is gone.
+    /// What runs in it.
+    pub(crate) fn inside(&self) -> &Inside {
+        &self.inside
+    }
+
+    /// Whether its command was started.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.held().client.is_some()
+    }
+
+    /// Ends the client that is left when the machine is gone.
     pub(crate) fn release(&self) {
         let mut held = self.held();
-        held.clients.clear();
+        held.client = None;
+        held.decider = None;
         held.stdin = None;
     }
 }

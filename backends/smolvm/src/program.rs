@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 
 use crate::booting::step_back;
 use crate::own_failure::OwnFailure;
-use crate::shapes::{Shapes, Version, environment};
+use crate::session;
+use crate::shapes::{DECIDER_TOKEN, Shapes, Version, environment};
 
 /// How long calls may take before they are ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,8 @@ impl Program {
             state: state.to_owned(),
             start: limits.start,
         };
-        let said = binary.run(CALL, &Shapes::version(), limits.look, Place::Any).await?;
+        let command = binary.command(&Shapes::version());
+        let said = binary.run(CALL, command, limits.look, Place::Any).await?;
         if said.code != Some(0) {
             return Err(failed(CALL, &said));
         }
@@ -97,6 +99,10 @@ impl Program {
         })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.binary.path
+    }
+
     pub(crate) fn version(&self) -> Version {
         self.version
     }
@@ -115,24 +121,33 @@ impl Program {
         self.call_whole(&words, limit).await
     }
 
-    /// Makes a call that starts a machine, behind the machine in the queue for the processor; see [`step_back`].
-    pub(crate) async fn call_behind(&self, words: Vec<String>, limit: Duration) -> Result<String, BackendError> {
+    /// Makes a call that starts a machine, behind the machine in the queue for the processor; see [`step_back`]. `token` is
+    /// what it proves itself with to who decides about connections.
+    pub(crate) async fn call_behind(
+        &self,
+        words: Vec<String>,
+        token: Option<&str>,
+        limit: Duration,
+    ) -> Result<String, BackendError> {
         let words: Vec<String> = words.into_iter().chain(self.shapes.everywhere(self.state())).collect();
         let name = name_of(&words);
-        let said = self.binary.run(&name, &words, limit, Place::BehindItsMachine).await?;
+        let mut command = self.command(&words);
+        command.envs(token.map(|token| (DECIDER_TOKEN, token)));
+        let said = self.binary.run(&name, command, limit, Place::BehindItsMachine).await?;
         said.success(&name)
     }
 
     /// Makes a call that has its options already; its standard output.
     pub(crate) async fn call_whole(&self, words: &[String], limit: Duration) -> Result<String, BackendError> {
         let name = name_of(words);
-        self.binary.run(&name, words, limit, Place::Any).await?.success(&name)
+        let said = self.binary.run(&name, self.command(words), limit, Place::Any).await?;
+        said.success(&name)
     }
 
     /// Makes a call that has its options already and must end with this exit code.
     pub(crate) async fn call_for(&self, words: &[String], code: i32, limit: Duration) -> Result<(), BackendError> {
         let name = name_of(words);
-        let said = self.binary.run(&name, words, limit, Place::Any).await?;
+        let said = self.binary.run(&name, self.command(words), limit, Place::Any).await?;
         if said.code == Some(code) {
             Ok(())
         } else {
@@ -158,14 +173,20 @@ impl Binary {
         command.envs(environment(self.start));
         // It opens up its home directory for the users of its machines: ours, not the operator's.
         command.env("HOME", &self.state);
-        // A group of its own: Ctrl-C at our terminal is for us to pass on.
-        command.process_group(0).kill_on_drop(true);
+        // Its machines keep where it runs as their working directory: not the operator's project.
+        command.current_dir("/");
+        command.kill_on_drop(true);
+        if words.starts_with(&["machine".to_owned(), "start".to_owned()]) {
+            session::lead(&mut command);
+        } else {
+            // A group of its own: Ctrl-C at our terminal is for us to pass on.
+            command.process_group(0);
+        }
         command
     }
 
-    async fn run(&self, name: &str, words: &[String], limit: Duration, place: Place) -> Result<Said, BackendError> {
+    async fn run(&self, name: &str, mut command: Command, limit: Duration, place: Place) -> Result<Said, BackendError> {
         let begun = std::time::Instant::now();
-        let mut command = self.command(words);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -231,7 +252,8 @@ fn failed(name: &str, said: &Said) -> BackendError {
     error(name, kind, what)
 }
 
-fn locate(named: Option<&Path>) -> Result<PathBuf, BackendError> {
+/// The program that was named, or the first on the path.
+pub(crate) fn locate(named: Option<&Path>) -> Result<PathBuf, BackendError> {
     const CALL: &str = "look for smolvm";
     const NEXT: &str = "install it, or name it with --smolvm or BOTTLE_SMOLVM";
     let is_program = |path: &Path| {
@@ -240,7 +262,8 @@ fn locate(named: Option<&Path>) -> Result<PathBuf, BackendError> {
     };
     if let Some(path) = named {
         if is_program(path) {
-            return Ok(path.to_owned());
+            // Noted for others, whose working directory is another.
+            return Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         }
         let what = format!("expected a program at {}, found none: {NEXT}", path.display());
         return Err(error(CALL, BackendErrorKind::Unreachable, what));

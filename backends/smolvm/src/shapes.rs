@@ -5,11 +5,12 @@
 //! | 0.8.0 | `create`, `delete` and `data-dir` take the name as a positional argument |
 //! | 1.0.2 | they take `--name` |
 //! | 1.1.3 | `--allow-host` is enforced: before, a policy without ports ran on a backend that ignores it |
-//! | 1.32.2 | `--state-dir` and `--error-format` are known to be there |
+//! | 1.32.2 | `--state-dir`, `--error-format` and `--mediated-egress` are known to be there |
 //!
 //! Where `--state-dir` is not there, the home directory that smolvm is given keeps its machines apart just as well.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -127,8 +128,19 @@ impl Shapes {
         words
     }
 
-    pub(crate) fn start(self, name: &str) -> Vec<String> {
-        machine("start", ["--name", name])
+    /// With the address of who decides about its connections, when there is one.
+    pub(crate) fn start(self, name: &str, decider: Option<SocketAddr>) -> Vec<String> {
+        let mut words = machine("start", ["--name", name]);
+        if let Some(decider) = decider {
+            let decider = decider.to_string();
+            words.extend(["--egress-interceptor", &decider, "--mediated-egress"].map(str::to_owned));
+        }
+        words
+    }
+
+    /// Whether it can ask who decides.
+    pub(crate) fn mediates(self) -> bool {
+        self.state_and_json
     }
 
     pub(crate) fn list(self) -> Vec<String> {
@@ -215,6 +227,9 @@ pub(crate) fn environment(start: Duration) -> [(&'static str, String); 2] {
     ]
 }
 
+/// The variable in which a start finds what it proves itself with to who decides.
+pub(crate) const DECIDER_TOKEN: &str = "SMOLVM_INTERCEPTOR_TOKEN";
+
 /// How much earlier than we smolvm is to give up: it knows why, and ends the machine.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -272,6 +287,18 @@ mod tests {
             .unwrap()
             .create(&spec(Some([10, 0, 0, 2].into())));
         assert_eq!(words[words.len() - 2..], ["--allow-host", "10.0.0.2"]);
+    }
+
+    #[test]
+    fn a_start_may_name_who_decides() {
+        let shapes = Shapes::of(Version(1, 32, 2)).unwrap();
+        assert_eq!(shapes.start("m", None).join(" "), "machine start --name m");
+        let words = shapes.start("m", Some("127.0.0.1:7".parse().unwrap())).join(" ");
+        assert_eq!(
+            words,
+            "machine start --name m --egress-interceptor 127.0.0.1:7 --mediated-egress"
+        );
+        assert!(shapes.mediates() && !Shapes::of(Version(1, 4, 0)).unwrap().mediates());
     }
 
     #[test]

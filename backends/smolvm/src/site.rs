@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bottle_backend::BackendError;
 
-use crate::program::{Limits, refused};
+use crate::firewall;
+use crate::program::{Limits, locate, refused};
 
 /// What a backend needs to know.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Time limits of calls.
     pub limits: Limits,
+    /// Whether rules of the host's firewall keep routed machines to their proxy's port; else smolvm does.
+    pub firewall: bool,
     /// How many machines may be starting at a time. Two at once take longer than one after the other.
     pub starts_at_once: usize,
     /// How often a machine that does not come up within its limit is started in all; each time it is made anew.
@@ -38,7 +41,8 @@ impl Settings {
         let variable = |name| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
+                // smolvm does not run where we do.
+                .map(|value| std::path::absolute(&value).unwrap_or_else(|_| PathBuf::from(value)))
         };
         let is_root = rustix::process::geteuid().is_root();
         let below = |xdg, home: &str, root: &str| {
@@ -64,9 +68,22 @@ impl Settings {
             cache: variable("BOTTLE_CACHE_DIR")
                 .unwrap_or_else(|| below("XDG_CACHE_HOME", ".cache", "/var/cache/bottle")),
             limits,
+            firewall: firewall::can_be_set(),
             starts_at_once: number("BOTTLE_SMOLVM_STARTS").map_or(1, |starts| starts as usize),
             start_tries: number("BOTTLE_SMOLVM_START_TRIES").map_or(2, |tries| tries as usize),
         }
+    }
+}
+
+impl Settings {
+    /// Whether there is a smolvm program, named or on the path.
+    pub fn finds_program(&self) -> bool {
+        locate(self.program.as_deref()).is_ok()
+    }
+
+    /// Directory of the host that stands for this volume, which a bundle shares with its guest.
+    pub fn shared(&self, volume: &str) -> PathBuf {
+        Site::new(self).shared().join(volume)
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use bottle_backend::{BackendError, Streams};
+use bottle_backend::{BackendError, Input, Streams};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::oneshot;
@@ -45,7 +47,7 @@ pub(crate) fn wires(tty: bool) -> io::Result<Wires> {
     if tty {
         let (master, slave) = terminal()?;
         let streams = Streams {
-            stdin: Box::pin(pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?),
+            stdin: closing(pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?),
             stdout: Box::pin(pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?),
             stderr: Box::pin(ours),
         };
@@ -60,7 +62,7 @@ pub(crate) fn wires(tty: bool) -> io::Result<Wires> {
     let (stdin, our_stdin) = io::pipe()?;
     let (our_stdout, stdout) = io::pipe()?;
     let streams = Streams {
-        stdin: Box::pin(pipe::Sender::from_owned_fd(our_stdin.into())?),
+        stdin: closing(pipe::Sender::from_owned_fd(our_stdin.into())?),
         stdout: Box::pin(pipe::Receiver::from_owned_fd(our_stdout.into())?),
         stderr: Box::pin(ours),
     };
@@ -71,6 +73,35 @@ pub(crate) fn wires(tty: bool) -> io::Result<Wires> {
         master: None,
     };
     Ok(Wires { streams, ends })
+}
+
+/// An input that ends when it is shut down: a pipe's own writer only does when it is dropped.
+struct Closing(Option<pipe::Sender>);
+
+fn closing(sender: pipe::Sender) -> Input {
+    Box::pin(Closing(Some(sender)))
+}
+
+impl Closing {
+    fn open(&mut self) -> io::Result<Pin<&mut pipe::Sender>> {
+        let open = self.0.as_mut().map(Pin::new);
+        open.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl AsyncWrite for Closing {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.open()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0 = None;
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// A pseudo-terminal that changes nothing on the way: the guest's own does what a terminal does.
@@ -234,7 +265,8 @@ mod tests {
         let started = start(command, ends).unwrap();
         let (mut stdin, mut stdout, mut stderr) = (streams.stdin, streams.stdout, streams.stderr);
         stdin.write_all(input).await.unwrap();
-        drop(stdin);
+        // Kept: that it is shut down is its end.
+        stdin.shutdown().await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let outcome = async {
             let ended = started.ended.await.unwrap();
@@ -244,6 +276,7 @@ mod tests {
             }
         };
         let (outcome, _, _) = tokio::join!(outcome, stdout.read_to_end(&mut out), stderr.read_to_end(&mut err));
+        assert!(stdin.write_all(b"x").await.is_err());
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (outcome, text(out), text(err))
     }

@@ -3,14 +3,14 @@
 use std::process::{Command, ExitCode};
 
 use crate::process::{cargo, has, run, say, target};
-use crate::{build, engine, packages};
+use crate::{build, engine, machines, packages};
 
 /// What our proxy is measured against: the newest release that runs on Python 3.11, which Debian 12 has.
 const MITMPROXY: &str = "mitmproxy==11.0.2";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only these: `guest`, `launch`, `everyday`, `proxy`.
+    /// Only these: `guest`, `launch`, `everyday`, `proxy`, `machines`.
     only: Vec<String>,
 }
 
@@ -36,6 +36,10 @@ pub fn bench(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             command.env("BOTTLE_BENCH_MITMDUMP", mitmdump()?);
         }
         run(&mut command)?;
+    }
+    if wanted("machines") {
+        say("bench machines");
+        return machines::bench();
     }
     Ok(ExitCode::SUCCESS)
 }

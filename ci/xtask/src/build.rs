@@ -108,18 +108,27 @@ pub fn build() -> anyhow::Result<Built> {
     Ok(Built { programs })
 }
 
-/// Builds a test target statically, so that it runs on another Linux too; where it is.
-pub fn tests(package: &str, name: &str) -> anyhow::Result<PathBuf> {
-    say(&format!("building the tests {name} of {package}"));
+/// A kind of program that cargo leaves among its own.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Integration tests.
+    Tests,
+    /// A benchmark.
+    Bench,
+}
+
+/// Builds tests or a benchmark statically, so that it runs on another Linux too; where it is.
+pub fn apart(package: &str, kind: Kind, name: &str) -> anyhow::Result<PathBuf> {
+    let (command, option, what) = match kind {
+        Kind::Tests => ("test", "--test", "tests"),
+        Kind::Bench => ("bench", "--bench", "bench"),
+    };
+    say(&format!("building the {what} {name} of {package}"));
+    let profile: &[&str] = if command == "test" { &["--release"] } else { &[] };
     let output = cargo()
-        .args(["test", "--locked", "--release", "--target", &triple()?, "--no-run"])
-        .args([
-            "-p",
-            package,
-            "--test",
-            name,
-            "--message-format=json-render-diagnostics",
-        ])
+        .args([command, "--locked", "--target", &triple()?, "--no-run"])
+        .args(profile)
+        .args(["-p", package, option, name, "--message-format=json-render-diagnostics"])
         .env("RUSTFLAGS", STATIC_FLAGS)
         .env("BOTTLE_PARTS_DIR", target().join("parts"))
         .stderr(Stdio::inherit())
@@ -127,12 +136,12 @@ pub fn tests(package: &str, name: &str) -> anyhow::Result<PathBuf> {
         .context("could not start cargo")?;
     if !output.status.success() {
         bail!(
-            "the tests {name} of {package} were not built: cargo ended with {}",
+            "the {what} {name} of {package} were not built: cargo ended with {}",
             output.status
         );
     }
     let said = String::from_utf8_lossy(&output.stdout);
-    executable(&said).with_context(|| format!("expected cargo to name the tests {name}, found no executable"))
+    executable(&said).with_context(|| format!("expected cargo to name the {what} {name}, found no executable"))
 }
 
 /// The last executable that cargo's messages name.

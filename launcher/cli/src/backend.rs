@@ -29,12 +29,18 @@ pub async fn open(kind: BackendKind, smolvm: Option<PathBuf>) -> Result<Arc<dyn 
 
 /// Everything that launchers may have left things in. Machines are looked after only where there have been some.
 pub async fn with_remains() -> Result<Arc<dyn Backend>, Failure> {
-    let kind = if bottle_smolvm::remains(&Settings::from_env())?.is_empty() {
-        BackendKind::Docker
+    let settings = Settings::from_env();
+    let remains = bottle_smolvm::remains(&settings)?;
+    if remains.names.is_empty() {
+        return open(BackendKind::Docker, None).await;
+    }
+    // What the operator says counts, or has on the path, then what the machines were made with.
+    let named = if settings.finds_program() {
+        settings.program
     } else {
-        BackendKind::Smolmachines
+        remains.program
     };
-    open(kind, None).await
+    open(BackendKind::Smolmachines, named).await
 }
 
 /// Removes what dead launchers left.

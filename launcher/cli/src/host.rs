@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bottle_plan::{BackendKind, HostFacts, Limits, Manifest, PrepareOptions};
+use bottle_plan::{BackendKind, HostFacts, Limits, Manifest, PrepareOptions, is_path};
 
 use crate::args::Chosen;
 use crate::failure::{Excerpt, Failure};
@@ -95,7 +95,14 @@ impl Loaded {
         facts: &HostFacts,
         options: &PrepareOptions,
     ) -> Result<bottle_plan::Plan, Failure> {
-        bottle_plan::prepare(&self.manifest, bottle, facts, options).map_err(|error| Failure::Plan {
+        let mut options = options.clone();
+        // An image in a file is meant from the manifest's directory, as every path of it.
+        let written = self.manifest.bottle(bottle).map(|bottle| bottle.image.as_str());
+        if let Some(image) = written.filter(|image| is_path(image) && options.image.is_none()) {
+            let path = std::path::absolute(self.resolve(image, &facts.home));
+            options.image = path.ok().and_then(|path| path.to_str().map(str::to_owned));
+        }
+        bottle_plan::prepare(&self.manifest, bottle, facts, &options).map_err(|error| Failure::Plan {
             excerpt: Excerpt::of(&self.text, error.place()),
             error,
         })

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bottle_launch::Bottle;
 use bottle_launch::tree::{self, Listing};
-use bottle_plan::{Plan, Topology, WorkspaceMode};
+use bottle_plan::{BackendKind, Plan, Topology, WorkspaceMode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -32,6 +32,9 @@ pub struct Kept {
     pub bottle: String,
     /// Its agent.
     pub agent: Option<String>,
+    /// Its backend.
+    #[serde(default = "docker")]
+    pub backend: BackendKind,
     /// Its topology.
     pub topology: Topology,
     /// The command of its command line; empty for the agent's own.
@@ -42,6 +45,11 @@ pub struct Kept {
     pub source: PathBuf,
     /// What was not copied.
     pub exclude: Vec<String>,
+}
+
+/// What work was kept of before it was noted.
+fn docker() -> BackendKind {
+    BackendKind::Docker
 }
 
 impl Kept {
@@ -56,6 +64,7 @@ impl Kept {
             manifest: std::path::absolute(manifest).unwrap_or_else(|_| manifest.to_owned()),
             bottle: plan.bottle.clone(),
             agent: plan.agent.as_ref().map(|agent| agent.name.clone()),
+            backend: plan.backend,
             topology: plan.topology,
             command: command.to_vec(),
             policy: policy_digest(plan),

@@ -92,6 +92,7 @@ pub async fn resume(args: &ResumeArgs, verbose: bool) -> Result<u8, Failure> {
         &args.command
     };
     let options = PrepareOptions {
+        backend: Some(kept.backend),
         topology: Some(kept.topology),
         slug: Some(kept.slug.clone()),
         agent: kept.agent.clone(),

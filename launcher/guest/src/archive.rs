@@ -1,23 +1,27 @@
-//! `bottle-guest --pack PATH` and `--unpack PATH`: files out of a guest and into it, for `bottle cp` and `bottle diff`.
+//! `bottle-guest --pack PATH` and `--unpack PATH`: files out of a guest and into it, for `bottle cp` and `bottle diff`, and for
+//! the project of a machine.
 //!
 //! They run in the guest as its user, through the launcher's exec: so they see in-memory file systems, which the engine's own
 //! copies do not, and they can do nothing that the user could not.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Runs one of them.
-pub fn main(what: &str, path: Option<String>) -> ExitCode {
+/// What a directory is called in an archive when nothing else is said.
+const TREE: &str = "tree";
+
+/// Runs one of them. `name` is what a packed directory is called.
+pub fn main(what: &str, path: Option<String>, name: Option<String>) -> ExitCode {
     let Some(path) = path.filter(|path| path.starts_with('/')) else {
         eprintln!("bottle-guest: {what} expects an absolute path");
         return ExitCode::from(64);
     };
     let path = Path::new(&path);
     let done = match what {
-        "--pack" => pack(path, io::stdout().lock()),
+        "--pack" => pack(path, name.as_deref().unwrap_or(TREE), io::stdout().lock()),
         "--unpack-file" => unpack_file(path, io::stdin().lock()),
         _ => unpack(path, io::stdin().lock()),
     };
@@ -37,13 +41,13 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Failed {
     move |error| (path, error)
 }
 
-/// A directory is called `tree` in the archive, a file `file/NAME`.
-fn pack(path: &Path, out: impl Write) -> Result<(), Failed> {
+/// A directory has this name in the archive, a file is called `file/NAME`.
+fn pack(path: &Path, name: &str, out: impl Write) -> Result<(), Failed> {
     let mut archive = tar::Builder::new(out);
     // The path itself may be a link: who named it means what it leads to.
     let found = fs::metadata(path).map_err(at(path))?;
     if found.is_dir() {
-        pack_directory(&mut archive, path, Path::new("tree"))?;
+        pack_directory(&mut archive, path, Path::new(name))?;
     } else {
         let name = path.file_name().unwrap_or_default();
         pack_file(&mut archive, path, &Path::new("file").join(name))?;
@@ -108,6 +112,8 @@ fn unpack(directory: &Path, from: impl io::Read) -> Result<(), Failed> {
     fs::create_dir_all(directory).map_err(at(directory))?;
     let mut archive = tar::Archive::new(from);
     archive.set_ignore_zeros(true);
+    // They may forbid writing to them: last, the innermost first.
+    let mut modes = Vec::new();
     for entry in archive.entries().map_err(at(directory))? {
         let mut entry = entry.map_err(at(directory))?;
         let name: PathBuf = entry.path().map_err(at(directory))?.components().skip(1).collect();
@@ -118,8 +124,16 @@ fn unpack(directory: &Path, from: impl io::Read) -> Result<(), Failed> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(at(parent))?;
         }
+        if entry.header().entry_type().is_dir() {
+            fs::create_dir_all(&target).map_err(at(&target))?;
+            modes.push((entry.header().mode().map_err(at(&target))?, target));
+            continue;
+        }
         entry.set_preserve_permissions(true);
         entry.unpack(&target).map_err(at(&target))?;
+    }
+    for (mode, target) in modes.into_iter().rev() {
+        fs::set_permissions(&target, fs::Permissions::from_mode(mode & 0o777)).map_err(at(&target))?;
     }
     Ok(())
 }
@@ -148,8 +162,6 @@ fn unpack_file(path: &Path, from: impl io::Read) -> Result<(), Failed> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -160,15 +172,24 @@ mod tests {
         fs::write(source.join("d/run"), "#!").unwrap();
         fs::set_permissions(source.join("d/run"), fs::Permissions::from_mode(0o750)).unwrap();
         std::os::unix::fs::symlink("d/run", source.join("link")).unwrap();
+        fs::set_permissions(source.join("d"), fs::Permissions::from_mode(0o555)).unwrap();
         let mut packed = Vec::new();
-        pack(&source, &mut packed).unwrap();
+        pack(&source, "app", &mut packed).unwrap();
+        let first = tar::Archive::new(&*packed)
+            .entries()
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path()
+            .unwrap()
+            .into_owned();
+        assert_eq!(first, Path::new("app/"));
         let target = room.path().join("deep/target");
         unpack(&target, &*packed).unwrap();
         assert!(target.join("d/empty").is_dir());
-        assert_eq!(
-            fs::metadata(target.join("d/run")).unwrap().permissions().mode() & 0o777,
-            0o750
-        );
+        let mode = |path: &str| fs::metadata(target.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("d/run"), mode("d")), (0o750, 0o555));
         assert_eq!(fs::read_link(target.join("link")).unwrap(), Path::new("d/run"));
     }
 
@@ -178,13 +199,13 @@ mod tests {
         let source = room.path().join("one");
         fs::write(&source, "x").unwrap();
         let mut packed = Vec::new();
-        pack(&source, &mut packed).unwrap();
+        pack(&source, TREE, &mut packed).unwrap();
         unpack_file(&room.path().join("two"), &*packed).unwrap();
         fs::create_dir(room.path().join("d")).unwrap();
         unpack_file(&room.path().join("d"), &*packed).unwrap();
         for name in ["two", "d/one"] {
             assert_eq!(fs::read_to_string(room.path().join(name)).unwrap(), "x");
         }
-        assert!(pack(&room.path().join("absent"), io::sink()).is_err());
+        assert!(pack(&room.path().join("absent"), TREE, io::sink()).is_err());
     }
 }

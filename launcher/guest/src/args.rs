@@ -12,8 +12,8 @@ use crate::copy::Copy;
 pub const USAGE: &str =
     "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--copy[-shared] SOURCE=TARGET]... [--lease SOCKET] \
                          [--workdir DIRECTORY] [--confine USER[:GROUP]] [--seccomp] [--hostname NAME] [--no-resolver] \
-                         [--tmpfs PATH=BYTES,OPTIONS]... [--read-only-root] [--open-files N] [--processes N] \
-                         [--pid-file FILE] [--exec] -- COMMAND [ARGUMENT]...
+                         [--tmpfs PATH=BYTES,OPTIONS]... [--writable DIRECTORY]... [--read-only-root] \
+                         [--open-files N] [--processes N] [--pid-file FILE] [--exec] -- COMMAND [ARGUMENT]...
        bottle-guest --signal NAME --pid-file FILE";
 
 /// What the command line asked for.
@@ -50,6 +50,8 @@ pub struct Confine {
     pub no_resolver: bool,
     /// In-memory file systems.
     pub tmpfs: Vec<Tmpfs>,
+    /// Directories of the user's own, made when they are absent, that stay writable when the root is not.
+    pub writable: Vec<PathBuf>,
     /// Whether the root becomes read-only.
     pub read_only_root: bool,
     /// Most open files of a process.
@@ -148,6 +150,7 @@ impl Confine {
             "--hostname" => self.hostname = Some(text("--hostname", value("--hostname")?)?),
             "--pid-file" => self.pid_file = Some(value("--pid-file")?.into()),
             "--tmpfs" => self.tmpfs.push(parse_tmpfs(value("--tmpfs")?)?),
+            "--writable" => self.writable.push(directory("--writable", value("--writable")?)?),
             "--open-files" => self.open_files = Some(number("--open-files", value("--open-files")?)?),
             "--processes" => self.processes = Some(number("--processes", value("--processes")?)?),
             "--seccomp" => self.seccomp = true,
@@ -166,6 +169,15 @@ fn text(option: &'static str, value: OsString) -> Result<String, ArgsError> {
 fn number(option: &'static str, value: OsString) -> Result<u64, ArgsError> {
     let number = value.to_str().and_then(|text| text.parse().ok());
     number.ok_or(ArgsError::Value(option, value))
+}
+
+fn directory(option: &'static str, value: OsString) -> Result<PathBuf, ArgsError> {
+    let path = PathBuf::from(&value);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(ArgsError::Value(option, value))
+    }
 }
 
 fn parse_tmpfs(value: OsString) -> Result<Tmpfs, ArgsError> {
@@ -265,7 +277,7 @@ mod tests {
     #[test]
     fn confinement_is_read() {
         let line = "--confine 1000:1000 --seccomp --hostname dev --no-resolver --tmpfs /tmp=4096,mode=1777,exec \
-                    --tmpfs /x=1 --read-only-root --open-files 64 --processes 16 --pid-file /p --exec -- sh";
+                    --tmpfs /x=1 --writable /work/app --read-only-root --open-files 64 --processes 16 --pid-file /p --exec -- sh";
         let args = parse(line).unwrap();
         let tmpfs = |path: &str, bytes, options: &str| Tmpfs {
             path: path.into(),
@@ -278,6 +290,7 @@ mod tests {
             hostname: Some("dev".into()),
             no_resolver: true,
             tmpfs: vec![tmpfs("/tmp", 4096, "mode=1777,exec"), tmpfs("/x", 1, "")],
+            writable: vec!["/work/app".into()],
             read_only_root: true,
             open_files: Some(64),
             processes: Some(16),
@@ -294,6 +307,7 @@ mod tests {
     #[case("--open-files x -- sh", ArgsError::Value("--open-files", "x".into()))]
     #[case("--tmpfs /tmp -- sh", ArgsError::Value("--tmpfs", "/tmp".into()))]
     #[case("--tmpfs tmp=1 -- sh", ArgsError::Value("--tmpfs", "tmp=1".into()))]
+    #[case("--writable work -- sh", ArgsError::Value("--writable", "work".into()))]
     #[case("", ArgsError::NoCommand)]
     #[case("--", ArgsError::NoCommand)]
     #[case("--lease", ArgsError::MissingValue("--lease"))]

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -35,6 +35,9 @@ pub fn confine(wanted: &Confine) -> Result<(), ConfineError> {
     }
     for file_system in &wanted.tmpfs {
         mount_tmpfs(file_system)?;
+    }
+    for directory in &wanted.writable {
+        keep_writable(directory, ids)?;
     }
     if let Some(path) = &wanted.pid_file {
         let pid = rustix::process::getpid().as_raw_nonzero().to_string();
@@ -110,6 +113,16 @@ fn mount_tmpfs(wanted: &Tmpfs) -> Result<(), ConfineError> {
     let (flags, data) = tmpfs_options(wanted);
     let data = std::ffi::CString::new(data).map_err(|error| failed(what(), error.into()))?;
     mount("tmpfs", &wanted.path, "tmpfs", flags, data.as_c_str()).map_err(|error| failed(what(), error.into()))
+}
+
+/// A mount of its own: what is done to the root's leaves it alone.
+fn keep_writable(directory: &Path, owner: Option<(u32, u32)>) -> Result<(), ConfineError> {
+    let what = || format!("give {} to the user", directory.display());
+    fs::create_dir_all(directory).map_err(|error| failed(what(), error))?;
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(directory, Some(user), Some(group)).map_err(|error| failed(what(), error))?;
+    }
+    mount_bind(directory, directory).map_err(|error| failed(what(), error.into()))
 }
 
 /// Flags and file system options.

@@ -33,7 +33,9 @@ fn main() -> ExitCode {
         .map(|word| word.to_string_lossy().into_owned());
     match words.next().as_deref() {
         Some("--check") => return check::main(words),
-        Some(what @ ("--pack" | "--unpack" | "--unpack-file")) => return archive::main(what, words.next()),
+        Some(what @ ("--pack" | "--unpack" | "--unpack-file")) => {
+            return archive::main(what, words.next(), words.next());
+        }
         _ => {}
     }
     let args = match args::Args::parse(std::env::args_os().skip(1)) {

@@ -301,3 +301,30 @@ fn the_command_leads_a_session_of_its_own(#[case] terminal: bool) {
         assert_eq!(sh(&script).status.code(), Some(0));
     }
 }
+
+#[test]
+fn a_directory_of_the_users_stays_writable_on_a_read_only_root() {
+    if !rustix::process::geteuid().is_root() {
+        println!("left out, only root mounts: a directory of the user's own");
+        return;
+    }
+    let room = tempfile::tempdir().unwrap();
+    fs::set_permissions(room.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (own, other) = (room.path().join("work/app"), room.path().join("other"));
+    let mut command = Command::new("unshare");
+    // Its own mounts, so that ours stay as they are.
+    command.args(["--mount", "--propagation", "private", "--"]);
+    command.arg(env!("CARGO_BIN_EXE_bottle-guest"));
+    command.arg("--writable").arg(&own).arg("--read-only-root");
+    command.args(["--confine", "7:8", "--exec", "--", "sh", "-c"]);
+    command.arg(format!(
+        "echo x > {}/x && ! echo x > {}",
+        own.display(),
+        other.display()
+    ));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let found = fs::metadata(own.join("x")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((found.uid(), found.gid(), other.exists()), (7, 8, false));
+}

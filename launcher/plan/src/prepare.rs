@@ -24,7 +24,7 @@ use crate::plan::{
 };
 
 pub use error::PlanError;
-pub use guest::{is_own_variable, placeholder};
+pub use guest::{is_own_variable, is_path, placeholder};
 pub use input::{HostFacts, PrepareOptions};
 pub use trust::{JAVA_TRUST_FILE, NODE_LEAD_FILE};
 
@@ -129,7 +129,11 @@ pub fn prepare(
     let workspace = workspace::workspace(&input, guest.user.as_deref())?;
     let workspace = workspace.map(|workspace| {
         let plan = workspace.plan;
-        guest.mounts.push(workspace.mount);
+        if workspace.mount.is_none() {
+            // It lies on the guest's root, which is read-only but for it.
+            guest.entrypoint.splice(1..1, ["--writable".to_owned(), plan.target()]);
+        }
+        guest.mounts.extend(workspace.mount);
         guest.workdir.get_or_insert_with(|| plan.target());
         // What was copied and worked on is read after the end.
         guest.auto_remove = workspace.volume.is_none();

@@ -116,9 +116,17 @@ fn meaning() {
             "image reference",
             "version: 1\nbottles: { dev: { image: \"a b\" } }\n".to_owned(),
         ),
+        (
+            "path as an image of a container",
+            "version: 1\nbottles: { dev: { image: ./rootfs } }\n".to_owned(),
+        ),
         ("git not built", bottle("git:\n  upstreams: []")),
         ("supervise not built", bottle("supervise: true")),
         ("agent of no bottle", agent("bottle: prod")),
+        (
+            "bound workspace of a machine",
+            bottle("backend: smolmachines\nworkspace: { mode: bind }"),
+        ),
         ("git gate not built", bottle("workspace: { mode: git-gate }")),
         ("unknown mode of a workspace", bottle("workspace: { mode: clone }")),
         ("workspace is a text", bottle("workspace: copy")),

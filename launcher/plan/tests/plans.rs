@@ -390,6 +390,17 @@ fn prompts_reach_commands_in_their_own_ways_and_only_when_there_is_one() {
     );
 }
 
+/// A machine has no volume: the copy lies on its own disk, on which nothing else is writable.
+#[test]
+fn a_machines_copy_is_on_its_own_disk() {
+    let text = "version: 1\nbottles:\n  dev: { image: x, user: \"1000:1000\", backend: smolmachines, workspace: {} }\n";
+    let plan = prepare(&parse("bottle.yaml", text).unwrap(), "dev", &facts(), &options()).unwrap();
+    assert_eq!(plan.guest.entrypoint[1..3], ["--writable", "/work/app"]);
+    assert_eq!(plan.guest.workdir.as_deref(), Some("/work/app"));
+    assert!(plan.guest.mounts.iter().all(|mount| mount.target == "/run/bottle"));
+    assert!(plan.volumes.iter().all(|volume| volume.role == "shared-volume"));
+}
+
 fn of_workspace(workspace: &str) -> Plan {
     let text = format!("version: 1\nbottles:\n  dev: {{ image: x, user: \"1000:1000\", workspace: {workspace} }}\n");
     prepare(&parse("bottle.yaml", &text).unwrap(), "dev", &facts(), &options()).unwrap()

@@ -5,7 +5,9 @@ use std::time::Duration;
 use probe_spec::Action;
 
 use crate::notes::{Done, NotIssued, Run};
-use crate::{capability, dns, fetch, files, find, hardening, listen, sockets, survive, sweep, talk, tamper, traffic};
+use crate::{
+    capability, dns, fetch, files, find, hardening, listen, machine, sockets, survive, sweep, talk, tamper, traffic,
+};
 
 /// Attempts an action; what it meets goes to the notes of `run`.
 pub fn attempt(run: &Run, action: &Action) -> Done {
@@ -60,6 +62,9 @@ pub fn attempt(run: &Run, action: &Action) -> Done {
             declared,
         } => sockets::unix_sockets(run, *protocol, paths, declared),
         Action::EngineApi { to, send } => sockets::engine_api(run, to, send),
+        Action::Vsock { cid, first, last } => machine::vsock(run, *cid, *first, *last),
+        Action::Devices { of, declared } => machine::devices(run, *of, declared),
+        Action::WriteShare { how, directory } => machine::write_share(run, *how, directory),
         Action::Survive { how, text } => survive::survive(run, *how, text),
         Action::Listen { ports, addresses } => listen::listen(run, ports, addresses),
     }

@@ -22,6 +22,7 @@ mod http;
 mod leak;
 mod list;
 mod listen;
+mod machine;
 mod needles;
 mod netlink;
 mod notes;

@@ -164,7 +164,7 @@ fn start(address: SocketAddr) -> io::Result<(Socket, bool)> {
 }
 
 /// Indices of sockets that are decided, in order.
-fn wait(pending: &[(u16, Socket)], time: Duration) -> io::Result<Vec<usize>> {
+pub fn wait<Port>(pending: &[(Port, Socket)], time: Duration) -> io::Result<Vec<usize>> {
     let mut polled: Vec<PollFd<'_>> = pending
         .iter()
         .map(|(_, socket)| PollFd::new(socket, PollFlags::OUT))

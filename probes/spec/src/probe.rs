@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Oracle, Survival, Vantage};
+use crate::{Action, Leak, Oracle, ShareAttack, Survival, Vantage};
 
 /// One requirement and how it is attacked.
 pub struct Probe {
@@ -114,6 +114,10 @@ pub enum RunnerCase {
     Survivor(Survival),
     /// LC-09: kills a launcher, cleans up after it, and looks whether more than its bottle's is gone, or less.
     Cleanup(CleanupCheck),
+    /// HE-20: puts a file that everybody may write into what the bottle shares read-only, has the guest attack it, and looks at it.
+    ReadOnlyShare(ShareAttack),
+    /// HE-24: looks at the process of the host that is the guest's machine.
+    MachineProcess(ProcessCheck),
     /// XB-06: closes a bottle, opens another that takes its address, and attacks with what belonged to the former.
     AddressReuse(ReuseCheck),
     /// XB-09: the guest writes a nonce to these places, the peer searches all its files.
@@ -255,6 +259,21 @@ pub enum AuthorityCheck {
     LeafUsage,
 }
 
+/// What is checked about the process that is a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessCheck {
+    /// It runs as an ordinary user, as none that owns another machine, and its only further group is the one of KVM.
+    User,
+    /// It has no capability, effective, permitted, inheritable or ambient.
+    Capabilities,
+    /// `no_new_privs` is set.
+    NoNewPrivileges,
+    /// Its files and its working directory are smolvm's own, the machine's image and what the bottle shares.
+    Descriptors,
+    /// It has left the launcher's session: what ends that does not leave it half dead, and it cannot type at its terminal.
+    Session,
+}
+
 /// What of a former owner is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReuseCheck {
@@ -266,143 +285,4 @@ pub enum ReuseCheck {
     Listener,
     /// A connection that the former left open.
     Connection,
-}
-
-/// The known-leaky bottles: the shipped bottle with exactly one control removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub enum Leak {
-    #[serde(rename = "K-HOSTNET")]
-    HostNet,
-    #[serde(rename = "K-BRIDGE")]
-    Bridge,
-    #[serde(rename = "K-GWHOST")]
-    GwHost,
-    #[serde(rename = "K-V6")]
-    V6,
-    #[serde(rename = "K-DNSFWD")]
-    DnsFwd,
-    #[serde(rename = "K-UDP")]
-    Udp,
-    #[serde(rename = "K-ICMP")]
-    Icmp,
-    #[serde(rename = "K-EARLY")]
-    Early,
-    #[serde(rename = "K-PX-OPEN")]
-    PxOpen,
-    #[serde(rename = "K-PX-NAMEONLY")]
-    PxNameOnly,
-    #[serde(rename = "K-PX-LAXHOST")]
-    PxLaxHost,
-    #[serde(rename = "K-PX-LAXIP")]
-    PxLaxIp,
-    #[serde(rename = "K-PX-ANYPORT")]
-    PxAnyPort,
-    #[serde(rename = "K-PX-HTTPFREE")]
-    PxHttpFree,
-    #[serde(rename = "K-PX-NOBIND")]
-    PxNoBind,
-    #[serde(rename = "K-PX-ONCE")]
-    PxOnce,
-    #[serde(rename = "K-PX-RESOLVE1")]
-    PxResolve1,
-    #[serde(rename = "K-PX-FOLLOW")]
-    PxFollow,
-    #[serde(rename = "K-PX-NOVERIFY")]
-    PxNoVerify,
-    #[serde(rename = "K-SIDEADM")]
-    SideAdm,
-    #[serde(rename = "K-RELAY")]
-    Relay,
-    #[serde(rename = "K-SHAREDNET")]
-    SharedNet,
-    #[serde(rename = "K-SHAREDVOL")]
-    SharedVol,
-    #[serde(rename = "K-PUB0")]
-    Pub0,
-    #[serde(rename = "K-ALIAS")]
-    Alias,
-    #[serde(rename = "K-SCOPEIP")]
-    ScopeIp,
-    #[serde(rename = "K-ENV")]
-    Env,
-    #[serde(rename = "K-FILE")]
-    File,
-    #[serde(rename = "K-CAKEY")]
-    CaKey,
-    #[serde(rename = "K-CAWIDE")]
-    CaWide,
-    #[serde(rename = "K-INJANY")]
-    InjAny,
-    #[serde(rename = "K-NOSCRUB")]
-    NoScrub,
-    #[serde(rename = "K-CAPS")]
-    Caps,
-    #[serde(rename = "K-SECCOMP0")]
-    Seccomp0,
-    #[serde(rename = "K-SOCK")]
-    Sock,
-    #[serde(rename = "K-FDLEAK")]
-    FdLeak,
-    #[serde(rename = "K-NOREAP")]
-    NoReap,
-    #[serde(rename = "K-REAPALL")]
-    ReapAll,
-    #[serde(rename = "K-KEEPKEYS")]
-    KeepKeys,
-}
-
-impl Leak {
-    /// All of them, in the catalogue's order.
-    pub const ALL: &'static [Self] = &[
-        Self::HostNet,
-        Self::Bridge,
-        Self::GwHost,
-        Self::V6,
-        Self::DnsFwd,
-        Self::Udp,
-        Self::Icmp,
-        Self::Early,
-        Self::PxOpen,
-        Self::PxNameOnly,
-        Self::PxLaxHost,
-        Self::PxLaxIp,
-        Self::PxAnyPort,
-        Self::PxHttpFree,
-        Self::PxNoBind,
-        Self::PxOnce,
-        Self::PxResolve1,
-        Self::PxFollow,
-        Self::PxNoVerify,
-        Self::SideAdm,
-        Self::Relay,
-        Self::SharedNet,
-        Self::SharedVol,
-        Self::Pub0,
-        Self::Alias,
-        Self::ScopeIp,
-        Self::Env,
-        Self::File,
-        Self::CaKey,
-        Self::CaWide,
-        Self::InjAny,
-        Self::NoScrub,
-        Self::Caps,
-        Self::Seccomp0,
-        Self::Sock,
-        Self::FdLeak,
-        Self::NoReap,
-        Self::ReapAll,
-        Self::KeepKeys,
-    ];
-}
-
-impl std::fmt::Display for Leak {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The names of record are those of the serialised form: one table of them is enough.
-        match serde_json::to_value(self) {
-            Ok(serde_json::Value::String(name)) => f.write_str(&name),
-            _ => Err(std::fmt::Error),
-        }
-    }
 }

@@ -188,7 +188,7 @@ fn groups(cells: &[CaseCell], wanted: &[Leak]) -> Vec<Group> {
     for leak in leaks_of(cells).into_iter().filter(chosen) {
         for cell in cells
             .iter()
-            .filter(|cell| is_control(&cell.case.spec, leak, cell.backend, cell.topology))
+            .filter(|cell| is_control(&cell.case.spec, leak, cell.backend))
         {
             let (backend, topology) = (cell.backend, cell.topology);
             let same = |group: &&mut Group| (group.leak, group.backend, group.topology) == (leak, backend, topology);

@@ -31,7 +31,7 @@ use crate::fixture::Kind;
 use crate::host::HostWitnesses;
 use crate::images::Images;
 use crate::leaks::LeakyGround;
-use crate::loose;
+use crate::loose::{self, Member};
 use crate::outside::Outside;
 use crate::parts::Parts;
 use crate::redaction::Redaction;
@@ -40,7 +40,7 @@ use crate::template::Keys;
 pub use made::Made;
 use site::{Site, plain};
 
-/// More launches at a time only wait for each other in the engine.
+/// More launches at a time only wait for each other in the engine, and where there is one processor, for that.
 const LAUNCHES_AT_A_TIME: usize = 4;
 
 /// The surroundings of a run.
@@ -171,7 +171,7 @@ impl Lab {
             subnets: Mutex::default(),
             names: tokio::sync::Mutex::default(),
             redaction: Redaction::default(),
-            launching: tokio::sync::Semaphore::new(LAUNCHES_AT_A_TIME),
+            launching: tokio::sync::Semaphore::new(launches_at_a_time()),
             network,
             run: options.run,
             facts,
@@ -211,19 +211,27 @@ impl Lab {
         let Some(images) = self.images_of_machines.clone() else {
             return Ok(self.backend.clone());
         };
-        let namespace = match &removed.network {
+        let member = match &removed.network {
             None => None,
             Some(network) => {
-                // A member of that network: where its namespace leads, the machine's connections lead.
-                let member = self.control_on(network).await?;
-                let seen = self.engine.observe(Role::Bundle, &member).await.map_err(failed)?;
-                seen.pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")))
+                let container = self.control_on(&network.name).await?;
+                let seen = self.engine.observe(Role::Bundle, &container).await.map_err(failed)?;
+                seen.pid.map(|pid| Member {
+                    container,
+                    namespace: PathBuf::from(format!("/proc/{pid}/ns/net")),
+                })
             }
         };
+        if let Some(disk) = &removed.disk {
+            std::fs::write(disk, vec![0; 1 << 20]).map_err(|source| SuiteError::Path {
+                path: disk.into(),
+                source,
+            })?;
+        }
         let mut settings = bottle_smolvm::Settings::from_env();
         let real = settings.program.unwrap_or_else(|| "smolvm".into());
         let directory = self.directory.join(format!("loose-{}", &fresh_nonce().as_str()[2..10]));
-        settings.program = Some(loose::program(&directory, &real, removed, namespace.as_deref())?);
+        settings.program = Some(loose::program(&directory, &real, removed, member.as_ref())?);
         let machines = Smolvm::open(self.engine.clone(), images, &settings)
             .await
             .map_err(failed)?;
@@ -309,6 +317,12 @@ impl Lab {
         }
         left
     }
+}
+
+fn launches_at_a_time() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Two processors have always done four at a time well: most of a launch is waiting.
+    if processors == 1 { 1 } else { LAUNCHES_AT_A_TIME }
 }
 
 fn private_directory(path: &Path) -> Result<(), SuiteError> {

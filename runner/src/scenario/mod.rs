@@ -10,6 +10,7 @@ mod images;
 mod inventory;
 mod leftovers;
 mod lifecycle;
+mod machine;
 mod reuse;
 mod search;
 mod secrets;
@@ -211,6 +212,8 @@ async fn runner_case(
         RunnerCase::SecretInOutput(place) => secrets::in_output(target, *place).await,
         RunnerCase::SecretInEngine(place) => secrets::in_engine(target, *place).await,
         RunnerCase::Authority(check) => authority::perform(target, cell, *check, nonce).await,
+        RunnerCase::ReadOnlyShare(_) => machine::share(target, cell).await,
+        RunnerCase::MachineProcess(check) => machine::process(target, *check),
         RunnerCase::AddressReuse(_) => reuse::perform(target, cell).await,
         RunnerCase::WriteThenPeerSearches(places) => cross::write_then_peer(target, cell, places, nonce).await,
         RunnerCase::WriteThenFreshSearches(_) => cross::write_then_fresh(target, cell).await,

@@ -10,7 +10,7 @@ use bottle_backend::{BackendError, Labels};
 use tokio::sync::mpsc;
 
 use super::unpack::{PieceReader, unpack};
-use super::{Image, Settings, Source};
+use super::{Archive, Image, Settings, Source};
 use crate::program::{refused, unexpected};
 
 /// An image that was not used for this long goes, unless a machine has it.
@@ -34,8 +34,7 @@ impl Cache {
         Self(directory)
     }
 
-    /// The image with this id of the engine, exported when it is not there. Of several who ask at once, in this process or
-    /// others, one exports and the others wait.
+    /// The image with this id of the engine, exported when it is not there.
     pub(crate) async fn take(
         &self,
         source: &Arc<dyn Source>,
@@ -43,13 +42,37 @@ impl Cache {
         labels: &Labels,
         used: &[PathBuf],
     ) -> Result<Image, BackendError> {
+        self.take_made(id, used, |files| self.export(source, id, labels, files))
+            .await
+    }
+
+    /// The image of an archive, unpacked when it is not there.
+    pub(crate) async fn take_archive(&self, archive: Archive, used: &[PathBuf]) -> Result<Image, BackendError> {
+        let id = archive.id.clone();
+        let call = format!("unpack the image {id}");
+        let unpack = |files: PathBuf| async move {
+            let unpacking = tokio::task::spawn_blocking(move || archive.unpack(&files).map(|()| archive.settings));
+            let unpacked = unpacking.await.map_err(|error| unexpected(&*call, error.to_string()))?;
+            unpacked.map_err(|error| self.failed(&call, &error))
+        };
+        self.take_made(&id, used, unpack).await
+    }
+
+    /// The image with this id; where it is not there, `make` puts its files into a directory. Of several who ask at once, in
+    /// this process or others, one makes it and the others wait.
+    async fn take_made<M: Future<Output = Result<Settings, BackendError>>>(
+        &self,
+        id: &str,
+        used: &[PathBuf],
+        make: impl FnOnce(PathBuf) -> M,
+    ) -> Result<Image, BackendError> {
         let call = format!("take the image {id} from the cache");
         let digest = digest(id).ok_or_else(|| unexpected(&*call, "expected an id of the form `sha256:DIGEST`"))?;
         let lock = self.lock(digest).await.map_err(|error| self.failed(&call, &error))?;
         let whole = self.0.join(digest);
         let image = match read(&whole) {
             Ok(Some(image)) => image,
-            Ok(None) => self.export(source, id, digest, labels).await?,
+            Ok(None) => self.make(&call, digest, make).await?,
             Err(error) => return Err(self.failed(&call, &error)),
         };
         if let Err(error) = fs::write(whole.join(USED), "") {
@@ -60,40 +83,46 @@ impl Cache {
         Ok(image)
     }
 
-    async fn export(
+    async fn make<M: Future<Output = Result<Settings, BackendError>>>(
         &self,
-        source: &Arc<dyn Source>,
-        id: &str,
+        call: &str,
         digest: &str,
-        labels: &Labels,
+        make: impl FnOnce(PathBuf) -> M,
     ) -> Result<Image, BackendError> {
-        let call = format!("export the image {id}");
-        let settings = source.settings(id).await?;
         let unfinished = self.0.join(format!("{UNFINISHED}{digest}"));
         // What a killed launcher left: we have the lock, so nobody else is at it.
         let begun = remove(&unfinished).and_then(|()| fs::create_dir_all(unfinished.join(FILES)));
-        begun.map_err(|error| self.failed(&call, &error))?;
-        let (sender, receiver) = mpsc::channel(PIECES);
-        let files = unfinished.join(FILES);
-        let unpacking = tokio::task::spawn_blocking(move || unpack(PieceReader::new(receiver), &files));
-        let exported = source.export(id, labels, sender).await;
-        let unpacked = unpacking
-            .await
-            .map_err(|error| unexpected(&*call, error.to_string()))?
-            .map_err(|error| self.failed(&call, &error));
-        // What went wrong here explains what then went wrong there.
-        let outcome = match (unpacked, exported) {
-            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
-            (Ok(()), Ok(())) => self
+        begun.map_err(|error| self.failed(call, &error))?;
+        let outcome = match make(unfinished.join(FILES)).await {
+            Ok(settings) => self
                 .finish(&unfinished, digest, &settings)
-                .map_err(|error| self.failed(&call, &error)),
+                .map_err(|error| self.failed(call, &error)),
+            Err(error) => Err(error),
         };
         if outcome.is_err()
             && let Err(error) = remove(&unfinished)
         {
-            tracing::warn!(%error, "an unfinished export stays until the next one");
+            tracing::warn!(%error, "an unfinished image stays until the next one");
         }
         outcome
+    }
+
+    async fn export(
+        &self,
+        source: &Arc<dyn Source>,
+        id: &str,
+        labels: &Labels,
+        files: PathBuf,
+    ) -> Result<Settings, BackendError> {
+        let call = format!("export the image {id}");
+        let settings = source.settings(id).await?;
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let unpacking = tokio::task::spawn_blocking(move || unpack(PieceReader::new(receiver), &files));
+        let exported = source.export(id, labels, sender).await;
+        let unpacked = unpacking.await.map_err(|error| unexpected(&*call, error.to_string()))?;
+        // What went wrong here explains what then went wrong there.
+        unpacked.map_err(|error| self.failed(&call, &error))?;
+        exported.map(|()| settings)
     }
 
     fn finish(&self, unfinished: &Path, digest: &str, settings: &Settings) -> io::Result<Image> {

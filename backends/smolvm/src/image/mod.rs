@@ -3,6 +3,7 @@
 //! A machine's image is a directory that it reads while it runs, so one that is in the cache is never changed: it is made
 //! under another name and moved to its own when it is whole, and its name is the digest that the engine knows it by.
 
+mod archive;
 mod cache;
 mod unpack;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::program::refused;
+pub(crate) use archive::Archive;
 pub(crate) use cache::Cache;
 
 /// Pieces of an archive.
@@ -74,32 +76,35 @@ pub(crate) struct Image {
     pub(crate) settings: Settings,
 }
 
-/// Whether a reference names a directory rather than an image of the engine. The forms are smolvm's own.
-pub(crate) fn is_path(reference: &str) -> bool {
-    ["/", "./", "../"].iter().any(|start| reference.starts_with(start))
+/// An image that is named by its path.
+pub(crate) enum OnDisk {
+    /// A directory. Its files must be readable for the machine's user.
+    Directory(Image),
+    /// An archive.
+    Archive(Archive),
 }
 
-/// A directory as an image. Its files must be readable for the machine's user.
-pub(crate) fn directory(reference: &str) -> Result<Option<Image>, BackendError> {
+/// Looks at an image that is named by its path; `None` when it is not there.
+pub(crate) fn on_disk(reference: &str) -> Result<Option<OnDisk>, BackendError> {
     let call = format!("look at the image {reference}");
     let path = match std::fs::canonicalize(reference) {
         Ok(path) => path,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(call, error.to_string())),
     };
-    if !path.is_dir() {
-        let problem = format!(
-            "expected a directory with the image's files, found a file: load an archive into the engine \
-             (`docker load -i {}`) and name the image",
-            path.display()
-        );
+    if path.extension().is_some_and(|extension| extension == "smolmachine") {
+        let problem = "it is a pack of smolvm, and smolvm starts what a pack brings along before anything could confine it; name \
+                       the image that it was made of, or a directory or an archive of it";
         return Err(refused(call, problem));
     }
+    if path.is_file() {
+        return Archive::open(&path).map(OnDisk::Archive).map(Some);
+    }
     check_readable(&path).map_err(|problem| refused(call, problem))?;
-    Ok(Some(Image {
+    Ok(Some(OnDisk::Directory(Image {
         directory: path,
         settings: Settings::default(),
-    }))
+    })))
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {

@@ -5,6 +5,7 @@
 //! the host they would be root's gift to whoever gets to the file. Everything can be read by others, because the machine's
 //! user is one of them.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -76,27 +77,84 @@ fn whole(error: &io::Error) -> String {
     text
 }
 
+/// Begins the name of an entry that says that another is gone.
+const GONE: &str = ".wh.";
+/// The name of one that says so of everything that was in its directory before.
+const ALL_GONE: &str = ".wh..wh..opq";
+
 /// Unpacks an archive into a fresh directory.
 pub(super) fn unpack(archive: impl Read, directory: &Path) -> Result<(), UnpackError> {
-    let keeps_owners = rustix::process::geteuid().is_root();
-    let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(keeps_owners);
-    archive.set_overwrite(true);
-    // Directories may forbid writing to them: their modes come last.
-    let mut modes: Vec<(PathBuf, u32)> = Vec::new();
-    for entry in archive.entries().map_err(UnpackError::Archive)? {
-        let mut entry = entry.map_err(UnpackError::Archive)?;
-        let written = entry.path().map_err(UnpackError::Archive)?.into_owned();
-        let hostile = |why| UnpackError::Hostile {
-            path: written.display().to_string(),
-            why,
-        };
-        let relative = inside(&written).ok_or_else(|| hostile("leads out of it"))?;
-        if relative.as_os_str().is_empty() {
-            continue;
+    let mut unpacker = Unpacker::new(directory);
+    unpacker.entries(archive, None)?;
+    unpacker.finish()
+}
+
+/// A directory that archives are unpacked into.
+pub(super) struct Unpacker<'a> {
+    directory: &'a Path,
+    /// Directories may forbid writing to them: their modes come last.
+    modes: BTreeMap<PathBuf, u32>,
+}
+
+impl<'a> Unpacker<'a> {
+    pub(super) fn new(directory: &'a Path) -> Self {
+        Self {
+            directory,
+            modes: BTreeMap::new(),
         }
-        match entry.header().entry_type() {
+    }
+
+    /// Unpacks a layer of an image over those below it.
+    pub(super) fn layer(&mut self, archive: impl Read) -> Result<(), UnpackError> {
+        self.entries(archive, Some(HashSet::new()))
+    }
+
+    /// Sets the modes of directories.
+    pub(super) fn finish(self) -> Result<(), UnpackError> {
+        // The innermost first.
+        for (relative, mode) in self.modes.iter().rev() {
+            let path = self.directory.join(relative);
+            // A later entry may have put something else in its place.
+            if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                set_mode(&path, *mode)?;
+            }
+        }
+        set_mode(self.directory, 0o755)
+    }
+
+    /// `here` has what the layer itself brought so far; without it the archive is no layer.
+    fn entries(&mut self, archive: impl Read, mut here: Option<HashSet<PathBuf>>) -> Result<(), UnpackError> {
+        let mut archive = tar::Archive::new(archive);
+        archive.set_preserve_permissions(true);
+        archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
+        archive.set_overwrite(true);
+        for entry in archive.entries().map_err(UnpackError::Archive)? {
+            let mut entry = entry.map_err(UnpackError::Archive)?;
+            let written = entry.path().map_err(UnpackError::Archive)?.into_owned();
+            let relative = inside(&written).ok_or_else(|| hostile(&written, "leads out of it"))?;
+            if relative.as_os_str().is_empty() {
+                continue;
+            }
+            if let Some(here) = &mut here {
+                if self.takes_away(&relative, here)? {
+                    continue;
+                }
+                self.make_place(&relative, entry.header().entry_type())?;
+                here.insert(relative.clone());
+            }
+            self.entry(&mut entry, &written, relative)?;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        written: &Path,
+        relative: PathBuf,
+    ) -> Result<(), UnpackError> {
+        let kind = entry.header().entry_type();
+        match kind {
             tar::EntryType::Regular
             | tar::EntryType::Continuous
             | tar::EntryType::Directory
@@ -105,39 +163,100 @@ pub(super) fn unpack(archive: impl Read, directory: &Path) -> Result<(), UnpackE
             tar::EntryType::Link => {
                 let target = entry.link_name().map_err(UnpackError::Archive)?;
                 if target.is_none_or(|target| inside(&target).is_none()) {
-                    return Err(hostile("is a hard link out of it"));
+                    return Err(hostile(written, "is a hard link out of it"));
                 }
             }
             // The guest has devices of its own.
-            tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo => continue,
-            _ => return Err(hostile("is of a kind that is not known")),
+            tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo => return Ok(()),
+            _ => return Err(hostile(written, "is of a kind that is not known")),
         }
-        let kind = entry.header().entry_type();
         let mode = entry.header().mode().map_err(UnpackError::Archive)? & 0o1777;
+        let path = self.directory.join(&relative);
         // Refuses to go through a link; says `false` for a name that leads out.
-        let done = entry.unpack_in(directory).map_err(|source| UnpackError::Write {
-            path: directory.join(&relative),
+        let done = entry.unpack_in(self.directory).map_err(|source| UnpackError::Write {
+            path: path.clone(),
             source,
         })?;
         if !done {
-            return Err(hostile("leads out of it"));
+            return Err(hostile(written, "leads out of it"));
         }
         match kind {
-            tar::EntryType::Directory => modes.push((relative, mode | 0o005)),
+            tar::EntryType::Directory => {
+                set_mode(&path, mode | 0o700)?;
+                self.modes.insert(relative, mode | 0o005);
+            }
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                set_mode(&directory.join(&relative), mode | 0o004 | (mode & 0o100) >> 6)?;
+                set_mode(&path, mode | 0o004 | (mode & 0o100) >> 6)?;
             }
             _ => {}
         }
+        Ok(())
     }
-    for (relative, mode) in modes.iter().rev() {
-        let path = directory.join(relative);
-        // A later entry may have put something else in its place.
-        if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
-            set_mode(&path, *mode)?;
+
+    /// Removes what an entry says is gone; whether it is one that says so.
+    fn takes_away(&self, relative: &Path, here: &HashSet<PathBuf>) -> Result<bool, UnpackError> {
+        let name = relative.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(gone) = name.strip_prefix(GONE) else {
+            return Ok(false);
+        };
+        let parent = relative.parent().unwrap_or(Path::new(""));
+        if matches!(gone, "" | "." | "..") {
+            return Err(hostile(relative, "takes away nothing that has a name"));
+        }
+        if name != ALL_GONE {
+            self.remove(&parent.join(gone))?;
+            return Ok(true);
+        }
+        let directory = self.directory.join(parent);
+        self.check_inside(&directory, relative)?;
+        for below in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let below = parent.join(below.file_name());
+            if !here.iter().any(|brought| brought.starts_with(&below)) {
+                self.remove(&below)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes what an entry does not go together with: a directory is replaced by anything else, and the other way round.
+    fn make_place(&self, relative: &Path, kind: tar::EntryType) -> Result<(), UnpackError> {
+        let found = std::fs::symlink_metadata(self.directory.join(relative));
+        match found {
+            Ok(found) if found.is_dir() != kind.is_dir() => self.remove(relative),
+            _ => Ok(()),
         }
     }
-    set_mode(directory, 0o755)
+
+    fn remove(&self, relative: &Path) -> Result<(), UnpackError> {
+        let path = self.directory.join(relative);
+        let Ok(found) = std::fs::symlink_metadata(&path) else {
+            return Ok(());
+        };
+        self.check_inside(path.parent().unwrap_or(self.directory), relative)?;
+        let removed = if found.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        removed.map_err(|source| UnpackError::Write { path, source })
+    }
+
+    /// Refuses a directory that a link leads out of ours to.
+    fn check_inside(&self, directory: &Path, relative: &Path) -> Result<(), UnpackError> {
+        let real = |path: &Path| std::fs::canonicalize(path);
+        match (real(directory), real(self.directory)) {
+            (Ok(found), Ok(ours)) if found.starts_with(&ours) => Ok(()),
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => Err(hostile(relative, "leads out of it")),
+        }
+    }
+}
+
+fn hostile(path: &Path, why: &'static str) -> UnpackError {
+    UnpackError::Hostile {
+        path: path.display().to_string(),
+        why,
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), UnpackError> {

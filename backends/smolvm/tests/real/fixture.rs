@@ -29,6 +29,11 @@ pub struct Site {
 impl Site {
     /// `None`, and a line that says so, where there is no smolvm to test with.
     pub async fn new(leaves_out: &str) -> Option<Self> {
+        Self::with(leaves_out, |_| {}).await
+    }
+
+    /// With other settings.
+    pub async fn with(leaves_out: &str, change: impl FnOnce(&mut Settings)) -> Option<Self> {
         if std::env::var("BOTTLE_TEST_SMOLVM").as_deref() != Ok("1") {
             println!("left out, BOTTLE_TEST_SMOLVM is not 1: {leaves_out}");
             return None;
@@ -36,11 +41,12 @@ impl Site {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let settings = Settings {
+        let mut settings = Settings {
             state: directory.path().join("state"),
             cache: directory.path().join("cache"),
             ..Settings::from_env()
         };
+        change(&mut settings);
         let docker = Arc::new(Docker::connect().await.unwrap());
         let backend = Smolvm::open(docker.clone(), docker.clone(), &settings).await.unwrap();
         let (bundle, shell) = (bundle(), shell());
@@ -61,12 +67,28 @@ impl Site {
     }
 
     pub async fn plan(&self, topology: Topology, tty: bool, script: &str) -> Plan {
+        self.plan_of(&self.shell.reference, "", topology, tty, script).await
+    }
+
+    /// The shell's image as a file.
+    pub fn archive(&self) -> String {
+        let path = self.directory.path().join("image.tar");
+        std::fs::write(&path, &self.shell.archive).unwrap();
+        path.display().to_string()
+    }
+
+    /// A directory of this machine that a bottle may have a copy of.
+    pub fn project(&self) -> PathBuf {
+        let path = self.directory.path().join("project");
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// With an image and more keys of the manifest.
+    pub async fn plan_of(&self, image: &str, more: &str, topology: Topology, tty: bool, script: &str) -> Plan {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let manifest = format!(
-            "version: 1\nbottles: {{ dev: {{ image: \"{}\" }} }}\n",
-            self.shell.reference
-        );
+        let manifest = format!("version: 1\nbottles: {{ dev: {{ image: \"{image}\"{more} }} }}\n");
         let facts = HostFacts {
             subnets: self.backend.facts().await.unwrap().subnets,
             default_limits: Limits {
@@ -75,6 +97,7 @@ impl Site {
                 pids: Some(64),
                 open_files: Some(256),
             },
+            workspace: Some(self.project().display().to_string()),
             ..HostFacts::default()
         };
         let options = PrepareOptions {
@@ -109,6 +132,12 @@ impl Site {
             Ok(bottle) => bottle,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// The backend as another process has it.
+    pub async fn another(&self) -> Smolvm {
+        let docker = Arc::new(Docker::connect().await.unwrap());
+        Smolvm::open(docker.clone(), docker, &self.settings).await.unwrap()
     }
 
     /// What is left of bottles on this host.

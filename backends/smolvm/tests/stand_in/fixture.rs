@@ -30,7 +30,7 @@ impl Site {
         let path = directory.path();
         // Root's machines run as other users, which must get through.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        for part in ["smolvm", "smolvm/vm", "image"] {
+        for part in ["smolvm", "smolvm/vm", "image", "project"] {
             std::fs::create_dir(path.join(part)).unwrap();
         }
         let program = path.join("smolvm/smolvm");
@@ -49,6 +49,7 @@ impl Site {
             state: path.join("state/smolvm"),
             cache: path.join("cache"),
             limits,
+            firewall: false,
             starts_at_once: 1,
             start_tries: 1,
         };
@@ -84,10 +85,15 @@ impl Site {
     }
 
     pub fn plan_of(&self, script: &str, topology: Topology) -> Plan {
+        self.plan_with(script, topology, "")
+    }
+
+    /// A plan with more keys of the manifest.
+    pub fn plan_with(&self, script: &str, topology: Topology, more: &str) -> Plan {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let manifest = format!(
-            "version: 1\nbottles: {{ dev: {{ image: {} }} }}\n",
+            "version: 1\nbottles: {{ dev: {{ image: {}{more} }} }}\n",
             self.path("image").display()
         );
         let facts = HostFacts {
@@ -96,6 +102,7 @@ impl Site {
                 milli_cpus: Some(1000),
                 ..GuestLimits::default()
             },
+            workspace: Some(self.path("project").display().to_string()),
             ..HostFacts::default()
         };
         let options = PrepareOptions {

@@ -3,11 +3,13 @@
 
 mod fixture;
 
-use bottle_backend::{Backend, BackendErrorKind, ExecSpec};
-use bottle_launch::{SweepScope, sweep};
-use bottle_plan::{LABEL_OWNER_PID, LABEL_OWNER_START};
+use bottle_backend::{Backend, BackendErrorKind, ExecSpec, Role};
+use bottle_launch::{SweepScope, sweep, tree};
+use bottle_plan::{ContainerPlan, LABEL_OWNER_PID, LABEL_OWNER_START, Topology};
+use bottle_smolvm::Remains;
 use fixture::{SHORT, Site, exists, talk};
 use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const FOREVER: &str = "exec sleep 600";
 
@@ -140,6 +142,48 @@ async fn a_launch_that_fails_is_undone(#[case] file: &str, #[case] content: &str
         assert!(error.to_string().contains(words), "`{words}` is not in `{error}`");
     }
     assert!(error.undone.is_clean(), "{error}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[rstest]
+#[case("image.tar", "no archive", "docker save")]
+#[case("image.smolmachine", "", "it is a pack of smolvm")]
+#[tokio::test]
+async fn a_file_that_is_no_image_is_named(#[case] file: &str, #[case] content: &str, #[case] expected: &str) {
+    let site = Site::new();
+    std::fs::write(site.path(file), content).unwrap();
+    let mut plan = site.plan(FOREVER);
+    plan.guest.image = site.path(file).display().to_string();
+    let error = site.launch_on(site.open().await.unwrap(), plan).await.err().unwrap();
+    assert!(
+        error.to_string().contains(expected) && error.to_string().contains(file),
+        "{error}"
+    );
+    assert!(error.undone.is_clean(), "{error}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// The image of an archive is a directory of the cache, where smolvm finds nothing to start by itself.
+#[tokio::test]
+async fn an_archive_is_an_image() {
+    let site = Site::new();
+    let built = bottle_docker::build_image("x", &[], &bottle_docker::ImageSettings::default()).unwrap();
+    std::fs::write(site.path("image.tar"), built.archive).unwrap();
+    let mut plan = site.plan("exit 7");
+    plan.guest.image = site.path("image.tar").display().to_string();
+    for _ in 0..2 {
+        let bottle = site.launch_on(site.open().await.unwrap(), plan.clone()).await.unwrap();
+        assert_eq!(bottle.wait_guest().await, Ok(7));
+        assert!(bottle.close().await.is_clean());
+    }
+    let calls = site.calls();
+    let images = site.path("cache/images").display().to_string();
+    for create in calls.lines().filter(|call| call.contains("machine create")) {
+        assert!(
+            create.contains(&format!("--image {images}/")) && create.contains("/rootfs "),
+            "{create}"
+        );
+    }
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
@@ -299,6 +343,163 @@ async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep() {
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+/// The project is on the machine's disk before the command runs, and comes out of it when the command has ended.
+#[tokio::test]
+async fn a_copied_project_goes_in_and_comes_out() {
+    let site = Site::new();
+    std::fs::write(site.path("project/one"), "1\n").unwrap();
+    let script = "cd $VM/disk/work/project && cat one && echo 2 >two";
+    let plan = site.plan_with(script, Topology::Sealed, ", workspace: {}");
+    let bottle = site.launch_on(site.open().await.unwrap(), plan).await.unwrap();
+    let (out, err) = talk(bottle.guest_streams().unwrap(), b"").await;
+    assert_eq!((out.as_str(), err.as_str()), ("1\n", ""));
+    assert_eq!(bottle.wait_guest().await, Ok(0));
+    let calls = site.calls();
+    // Made for its user, whom nobody named.
+    let unpack = calls.lines().find(|call| call.contains("--unpack")).unwrap();
+    assert!(
+        unpack.contains("--writable /work/project ") && unpack.contains("--confine 1000:1000"),
+        "{unpack}"
+    );
+    assert!(!calls.contains("-work:"), "{calls}");
+    assert_eq!(
+        calls.lines().filter(|call| call.contains("machine start")).count(),
+        1,
+        "{calls}"
+    );
+
+    let mut archive = Vec::new();
+    bottle
+        .workspace_archive()
+        .await
+        .unwrap()
+        .read_to_end(&mut archive)
+        .await
+        .unwrap();
+    let after = tree::list(&*archive).unwrap();
+    let changed: Vec<_> = tree::changes(bottle.workspace_before().unwrap(), &after)
+        .into_keys()
+        .collect();
+    assert_eq!(changed, [std::path::Path::new("two")]);
+
+    // What breaks off is an error, not the end of an archive.
+    site.tell("pack.cut", "");
+    let cut = bottle
+        .workspace_archive()
+        .await
+        .unwrap()
+        .read_to_end(&mut Vec::new())
+        .await;
+    let error = cut.unwrap_err().to_string();
+    assert!(
+        error.contains("exit code 1: bottle-guest: /work/project: no"),
+        "{error}"
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+#[rstest]
+#[case("unpack.hang", "", &["copying the project: unpack below /work of", "no progress within"])]
+#[case("unpack.fail", "bottle-guest: /work/project/one: No space left on device", &["copying the project", "No space left"])]
+#[case("start.fail", r#"{"error":{"code":"SMOLVM_ERROR","message":"no /dev/kvm"}}"#, &["copying the project", "machine start", "no /dev/kvm"])]
+#[tokio::test]
+async fn a_project_that_does_not_go_in_is_undone(#[case] file: &str, #[case] content: &str, #[case] expected: &[&str]) {
+    let mut site = Site::new();
+    site.settings.limits.create = SHORT * 4;
+    std::fs::write(site.path("project/one"), "1\n").unwrap();
+    site.tell(file, content);
+    let plan = site.plan_with(FOREVER, Topology::Sealed, ", workspace: {}");
+    let error = site.launch_on(site.open().await.unwrap(), plan).await.err().unwrap();
+    for words in expected {
+        assert!(error.to_string().contains(words), "`{words}` is not in `{error}`");
+    }
+    assert!(error.undone.is_clean(), "{error}");
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// Without the firewall of the host, smolvm asks before each connection of the guest: here, by this test.
+#[tokio::test]
+async fn a_routed_machine_without_a_firewall_is_kept_to_one_port_by_smolvm() {
+    let site = Site::new();
+    let plan = site.plan_of(FOREVER, Topology::Routed);
+    let bottle = site.launch_on(site.open().await.unwrap(), plan).await.unwrap();
+    let calls = site.calls();
+    let start = calls.lines().find(|call| call.contains("machine start")).unwrap();
+    let mut words = start.split(' ').skip_while(|word| *word != "--egress-interceptor");
+    let listener: std::net::SocketAddr = words.nth(1).unwrap().parse().unwrap();
+    assert!(
+        listener.ip().is_loopback() && start.contains(" --mediated-egress"),
+        "{start}"
+    );
+    let token = std::fs::read_to_string(site.path("smolvm/token")).unwrap();
+    assert_eq!(token.len(), 64);
+    assert!(!calls.contains(&token), "{calls}");
+    let create = calls.lines().find(|call| call.contains("machine create")).unwrap();
+    let proxy: std::net::SocketAddrV4 = bottle.plan().guest.env["HTTP_PROXY"][7..].parse().unwrap();
+    assert!(create.contains(&format!("--allow-host {}", proxy.ip())), "{create}");
+
+    let ask = async |port: u16| {
+        let token: Vec<u8> = (0..32)
+            .map(|index| u8::from_str_radix(&token[2 * index..][..2], 16).unwrap())
+            .collect();
+        let question = [
+            &b"SMOLMEG2"[..],
+            &token,
+            &[1; 16],
+            &[0; 16],
+            &[4],
+            &port.to_be_bytes(),
+            &proxy.ip().octets(),
+            &[0, 0],
+        ];
+        let mut stream = tokio::net::TcpStream::connect(listener).await.unwrap();
+        stream.write_all(&question.concat()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    assert_eq!((ask(proxy.port()).await, ask(9099).await), (vec![0], vec![1]));
+    assert!(bottle.close().await.is_clean());
+    assert!(
+        tokio::net::TcpStream::connect(listener).await.is_err(),
+        "nobody decides any more"
+    );
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// What `bottle exec`, `cp`, `diff` and `stop` do: the launcher is another process.
+#[tokio::test]
+async fn another_process_runs_programs_in_a_machine() {
+    let site = Site::new();
+    std::fs::write(site.path("project/one"), "1\n").unwrap();
+    let plan = site.plan_with(FOREVER, Topology::Sealed, ", user: 7:8, workspace: {}");
+    let bottle = site.launch_on(site.open().await.unwrap(), plan).await.unwrap();
+    let id = bottle.id(Role::Guest).to_owned();
+    let other = site.open().await.unwrap();
+    let spec = ExecSpec {
+        command: ["sh", "-c", "cat; exit 3"].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    };
+    let exec = other.exec(Role::Guest, &id, &spec).await.unwrap();
+    let (out, _) = talk(exec.streams, b"hello").await;
+    assert_eq!((out.as_str(), exec.exit.await), ("hello", Ok(3)));
+    let calls = site.calls();
+    let call = calls.lines().find(|call| call.contains("cat; exit 3")).unwrap();
+    assert!(call.contains("--confine 7:8 --workdir /work/project --exec"), "{call}");
+
+    let mut archive = Vec::new();
+    let mut output = other.get(Role::Guest, &id, "/work/project").await.unwrap();
+    output.read_to_end(&mut archive).await.unwrap();
+    assert_eq!(tree::list(&*archive).unwrap().len(), 1);
+    other.signal(Role::Guest, &id, "TERM").await.unwrap();
+    let error = other.attach(Role::Guest, &id, true).await.err().unwrap();
+    assert!(error.problem.contains("bottle exec"), "{error}");
+    assert!(bottle.close().await.is_clean());
+    let error = other.exec(Role::Guest, &id, &spec).await.err().unwrap();
+    assert_eq!(error.kind, BackendErrorKind::NotFound, "{error}");
+}
+
 #[tokio::test]
 async fn another_process_knows_what_there_is() {
     let site = Site::new();
@@ -311,8 +512,14 @@ async fn another_process_knows_what_there_is() {
         .unwrap();
     let seen = other.observe(bottle_backend::Role::Bundle, &machine.id).await.unwrap();
     assert!(seen.running);
-    assert_eq!(seen.applied, bottle.plan().guest);
-    assert_eq!(bottle_smolvm::remains(&site.settings).unwrap().len(), 2);
+    let planned = ContainerPlan {
+        user: Some("1000:1000".to_owned()),
+        ..bottle.plan().guest.clone()
+    };
+    assert_eq!(seen.applied, planned);
+    let remains = bottle_smolvm::remains(&site.settings).unwrap();
+    assert_eq!(remains.names.len(), 2);
+    assert_eq!(remains.program, site.settings.program);
     assert!(bottle.close().await.is_clean());
-    assert_eq!(bottle_smolvm::remains(&site.settings).unwrap(), Vec::<String>::new());
+    assert_eq!(bottle_smolvm::remains(&site.settings).unwrap(), Remains::default());
 }

@@ -32,6 +32,7 @@ while [ $# -gt 0 ]; do
 done
 vm=$site/vm/$name
 not_there() { echo '{"error":{"code":"NOT_FOUND","message":"vm not found: '"$name"'"}}' >&2; exit 1; }
+pack() { exec tar -c -C "$vm/disk$1" --transform "flags=r;s,^\.,$2," .; }
 case "$step" in
 create)
   mkdir -p "$vm"
@@ -43,6 +44,7 @@ create)
   ;;
 start)
   [ -d "$vm" ] || not_there
+  printf %s "$SMOLVM_INTERCEPTOR_TOKEN" >"$site/token"
   mkfifo "$vm/forever"
   sh "$site/boot.sh" _boot-vm "$vm" </dev/null >/dev/null 2>&1 &
   echo $! >"$vm/agent.pid"
@@ -67,10 +69,23 @@ ls)
 data-dir) echo "$vm" ;;
 exec)
   [ "$(cat "$vm/state")" = running ] || { echo '{"error":{"code":"SMOLVM_ERROR","message":"machine is not running"}}' >&2; exit 1; }
+  guest=$1
+  if [ "$2" = --pack ]; then
+    if [ -f "$site/pack.cut" ]; then tar -c -C "$vm/disk$3" . | head -c 700; echo "bottle-guest: $3: no" >&2; exit 1; fi
+    pack "$3" "$4"
+  fi
+  if [ "$2" = --signal ]; then exit 0; fi
   # Past the options of bottle-guest to its command.
   while [ $# -gt 0 ] && [ "$1" != -- ]; do shift; done
   if [ $# -eq 0 ]; then exit 125; fi
   shift
+  if [ "$1 $2" = "$guest --pack" ]; then pack "$3" tree; fi
+  if [ "$1 $2" = "$guest --unpack" ]; then
+    if [ -f "$site/unpack.hang" ]; then exec sleep 600; fi
+    if [ -f "$site/unpack.fail" ]; then cat >/dev/null; cat "$site/unpack.fail" >&2; exit 1; fi
+    mkdir -p "$vm/disk$3"
+    exec tar -x -i -C "$vm/disk$3" --strip-components=1
+  fi
   SITE=$site VM=$vm "$@"
   ;;
 delete)

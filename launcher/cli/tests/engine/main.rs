@@ -4,6 +4,7 @@ mod agents;
 mod faults;
 mod image;
 mod living;
+mod machine;
 mod run;
 mod site;
 mod work;

@@ -41,7 +41,7 @@ pub fn kept_slug(stderr: &str) -> String {
     after.split_once(':').expect("a colon after the slug").0.to_owned()
 }
 
-fn ok(site: &Site, args: &[&str]) -> String {
+pub fn ok(site: &Site, args: &[&str]) -> String {
     let output = site.bottle(args).output().unwrap();
     assert_eq!(code(&output), 0, "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)

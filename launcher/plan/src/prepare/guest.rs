@@ -80,6 +80,10 @@ pub(super) fn container(
             None => input.refuse("image", "an image reference such as `node:22-bookworm`"),
         });
     }
+    if input.backend == BackendKind::Docker && is_path(&image) {
+        let expected = "an image of the engine; a directory or an archive is for the backend `smolmachines`";
+        return Err(input.refuse("image", expected));
+    }
     let mut env = environment(input, config, token_env)?;
     let (agent, command) = agent::agent(input, &env)?;
     if let Some(agent) = &agent {
@@ -194,7 +198,16 @@ fn unusable(name: &str, value: &str, ours: &BTreeMap<String, String>, token_env:
     }
 }
 
+/// Whether an image is named by its path on this machine (a directory, an archive), and not as an engine has it. The forms
+/// are smolvm's own.
+pub fn is_path(image: &str) -> bool {
+    ["/", "./", "../"].iter().any(|start| image.starts_with(start))
+}
+
 fn is_reference(image: &str) -> bool {
+    if is_path(image) {
+        return !image.contains(char::is_control);
+    }
     !image.is_empty()
         && !image.starts_with('-')
         && image

@@ -11,7 +11,7 @@ const PARENT: &str = "/work";
 /// What a workspace adds to a plan.
 pub(super) struct Workspace {
     pub(super) plan: WorkspacePlan,
-    pub(super) mount: Mount,
+    pub(super) mount: Option<Mount>,
     pub(super) volume: Option<VolumePlan>,
 }
 
@@ -24,9 +24,10 @@ pub(super) fn workspace(input: &Input<'_>, user: Option<&str>) -> Result<Option<
     if mode == WorkspaceMode::GitGate {
         return Err(input.not_built(&input.path("workspace.mode"), "a workspace through the git gate"));
     }
-    let backend = input.options.backend.or(input.bottle.backend);
-    if backend == Some(BackendKind::Smolmachines) {
-        return Err(input.not_built(&input.path("workspace"), "a workspace on the backend `smolmachines`"));
+    let is_machine = input.backend == BackendKind::Smolmachines;
+    if is_machine && mode == WorkspaceMode::Bind {
+        let what = "a bound workspace on the backend `smolmachines` (a copied one is)";
+        return Err(input.not_built(&input.path("workspace.mode"), what));
     }
     let Some(source) = input.facts.workspace.clone() else {
         return Err(input.refuse("workspace.path", "a directory that is there"));
@@ -43,20 +44,22 @@ pub(super) fn workspace(input: &Input<'_>, user: Option<&str>) -> Result<Option<
     let (parent, name) = target.rsplit_once('/').unwrap_or(("", &target));
     let (mount, volume) = match mode {
         WorkspaceMode::Bind => (
-            Mount {
+            Some(Mount {
                 source: MountSource::Bind(source.clone()),
                 target: target.clone(),
                 read_only: false,
-            },
+            }),
             None,
         ),
+        // A machine has a disk of its own.
+        _ if is_machine => (None, None),
         // The volume's own root belongs to the engine's root, so the copy lies below it.
         _ => (
-            Mount {
+            Some(Mount {
                 source: MountSource::Volume(input.engine_name("work")),
                 target: parent.to_owned(),
                 read_only: false,
-            },
+            }),
             Some(VolumePlan {
                 name: input.engine_name("work"),
                 role: "work-volume".to_owned(),

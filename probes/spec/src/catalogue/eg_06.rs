@@ -39,9 +39,11 @@ fn cases() -> Vec<CaseSpec> {
         unseen(name, action)
             .alive(&[Vantage::InternetIcmp])
             .controls(&[Leak::Icmp])
+            .needs(&["icmp"])
     });
     let v6 = unseen("echo6", echo("${sink6}", false, small()))
         .alive(&[Vantage::InternetIp6])
-        .controls(&[Leak::V6]);
+        .controls(&[Leak::V6])
+        .needs(&["icmp"]);
     v4.into_iter().chain([v6]).collect()
 }

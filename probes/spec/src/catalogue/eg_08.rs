@@ -42,7 +42,8 @@ fn cases() -> Vec<CaseSpec> {
             },
         )
         .alive(&[Vantage::InternetIp6, Vantage::InternetAdvertised])
-        .controls(&[Leak::V6]),
+        .controls(&[Leak::V6])
+        .needs(&["router"]),
     );
     cases
 }

@@ -43,9 +43,11 @@ fn cases() -> Vec<CaseSpec> {
         ),
     ]
     .map(|(name, action)| {
+        let needs: &[&str] = if name == "alibaba" { &[] } else { &["link-local"] };
         unseen(name, action)
             .alive(&[Vantage::Metadata])
             .controls(&[Leak::Bridge])
+            .needs(needs)
     });
     let v6 = unseen("aws-ipv6", tcp("[fd00:ec2::254]:80"))
         .alive(&[Vantage::Metadata])

@@ -45,9 +45,11 @@ fn cases() -> Vec<CaseSpec> {
     ];
     let mut cases: Vec<CaseSpec> = Vec::new();
     cases.extend(own.map(|(name, action)| {
+        let needs: &[&str] = if name == "own-gateway-echo" { &["icmp"] } else { &[] };
         unseen(name, action)
             .alive(&[Vantage::HostWildcard])
             .controls(&[Leak::GwHost])
+            .needs(needs)
     }));
     cases.extend(own_udp.map(|(name, action)| {
         unseen(name, action)

@@ -31,6 +31,7 @@ fn cases() -> Vec<CaseSpec> {
             unseen(name.replace('.', "-"), tcp(format!("{name}:${{host.any.tcp}}")))
                 .alive(&[Vantage::HostWildcard])
                 .controls(&[Leak::GwHost])
+                .needs(&["host-names"])
         })
         .into()
 }

@@ -17,6 +17,9 @@ mod he_02;
 mod he_03;
 mod he_05;
 mod he_15;
+mod he_20;
+mod he_23;
+mod he_24;
 mod lb_01;
 mod lb_02;
 mod lb_03;
@@ -26,6 +29,7 @@ mod lb_06;
 mod lb_07;
 mod lb_08;
 mod lb_09;
+mod lb_11;
 mod lc_01;
 mod lc_02;
 mod lc_03;
@@ -84,6 +88,7 @@ pub const CATALOGUE: &[&Probe] = &[
     &lb_07::PROBE,
     &lb_08::PROBE,
     &lb_09::PROBE,
+    &lb_11::PROBE,
     &eg_01::PROBE,
     &eg_02::PROBE,
     &eg_04::PROBE,
@@ -136,6 +141,9 @@ pub const CATALOGUE: &[&Probe] = &[
     &he_03::PROBE,
     &he_05::PROBE,
     &he_15::PROBE,
+    &he_20::PROBE,
+    &he_23::PROBE,
+    &he_24::PROBE,
     &lc_01::PROBE,
     &lc_02::PROBE,
     &lc_03::PROBE,

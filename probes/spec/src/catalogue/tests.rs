@@ -135,9 +135,10 @@ fn every_leak_is_caught() {
 #[test]
 fn every_case_applies_somewhere() {
     for (probe, case) in all_cases() {
-        let applies = ["sealed", "routed"]
-            .iter()
-            .any(|topology| crate::not_applicable("docker", topology, &case.needs).is_none());
+        let columns = ["docker", "smolmachines"].into_iter();
+        let applies = columns
+            .flat_map(|backend| [(backend, "sealed"), (backend, "routed")])
+            .any(|(backend, topology)| crate::not_applicable(backend, topology, &case.needs).is_none());
         assert!(applies, "{} {}", probe.id, case.name);
     }
     assert!(!contract("docker", "sealed").is_empty());
@@ -161,6 +162,11 @@ const OTHER_CONTROLS: &[(&str, &str, &str)] = &[
         "with a way out the tampering need not succeed; K-BRIDGE alone turns every case red",
     ),
     (
+        "LB-11",
+        "K-VSOCK",
+        "smolvm's own ports and those of the bottle's sockets are there in every machine: K-SECCOMP0 alone opens them",
+    ),
+    (
         "XB-05",
         "K-GWHOST",
         "K-PUB0 brings the network on which the host is reachable along",
@@ -177,7 +183,10 @@ fn the_catalogue_of_record_is_followed() {
             .find(|row| row.id == id)
             .unwrap_or_else(|| panic!("{id} is not planned"));
         assert_eq!(row.priority, probe.priority, "{id}");
-        assert!(["B", "D"].contains(&row.backends.as_str()), "{id} is not for Docker");
+        for case in (probe.cases)() {
+            let is_for_machines = case.needs.contains(&"machine");
+            assert_eq!(is_for_machines, row.backends == "S", "{id} {}", case.name);
+        }
         let used: BTreeSet<String> = (probe.cases)()
             .iter()
             .flat_map(|case| case.controls.iter().map(Leak::to_string).collect::<Vec<_>>())

@@ -40,9 +40,11 @@ fn cases() -> Vec<CaseSpec> {
         ("sweep", sweep),
     ]
     .map(|(name, action)| {
+        let needs: &[&str] = if name == "echo" { &["icmp"] } else { &[] };
         unseen(name, action)
             .alive(&[Vantage::PeerGuest])
             .controls(&[Leak::SharedNet])
+            .needs(needs)
     })
     .into()
 }

@@ -1,0 +1,296 @@
+//! Programs in a machine that runs, whoever started it: further commands, and files into it and out of it.
+
+use std::future::Future;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bottle_backend::{BackendError, BackendErrorKind, Exec, ExecSpec, Output};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+
+use crate::inside::Inside;
+use crate::listing;
+use crate::machine::Maker;
+use crate::program::{error, refused, unexpected};
+use crate::shapes::Call;
+use crate::wire::{self, Ended, Started, Terminal, Wires};
+
+/// What is kept of what a failed program of ours says.
+const LONGEST_COMPLAINT: u64 = 16 * 1024;
+/// Input goes in such parts, each of which has a time limit.
+const PART: usize = 64 * 1024;
+
+/// A further program, while it is kept.
+pub(crate) struct Further {
+    /// Dropping it ends the client.
+    _stop: oneshot::Sender<()>,
+    pub(crate) terminal: Option<Terminal>,
+}
+
+impl Maker {
+    pub(crate) fn client(&self, name: &str, tty: bool, env: &[String], command: &[String]) -> tokio::process::Command {
+        let call = Call {
+            name,
+            tty,
+            env,
+            command,
+        };
+        let words = self.program.shapes().exec(&call, self.program.state());
+        self.program.command(&words)
+    }
+
+    /// The exit code of a program. A report of smolvm's own counts only when the machine is really not there any more: a
+    /// program could print the same.
+    pub(crate) async fn code(&self, name: &str, ended: oneshot::Receiver<Ended>) -> Result<i64, BackendError> {
+        let call = format!("run in {name}");
+        let ended = ended.await.map_err(|error| unexpected(&*call, error.to_string()))?;
+        if let Some(own) = ended.own_failure() {
+            let seen = listing::find(&self.program, name, self.limits.look).await;
+            if !matches!(&seen, Ok(Some(listed)) if listed.is_running()) {
+                let state = match seen {
+                    Ok(Some(listed)) => format!("the machine is `{}`", listed.state),
+                    Ok(None) => "the machine is gone".to_owned(),
+                    Err(error) => format!("the machine cannot be looked at ({error})"),
+                };
+                return Err(error(
+                    call,
+                    own.kind(),
+                    format!("{state}; smolvm says: {}", own.message),
+                ));
+            }
+        }
+        ended.of_the_command(&call).await
+    }
+
+    /// Runs a further program.
+    pub(crate) fn exec(
+        &self,
+        name: &str,
+        inside: &Inside,
+        spec: &ExecSpec,
+        id: String,
+    ) -> Result<(Exec, Further), BackendError> {
+        let call = format!("exec in {name}");
+        let failed = |error: io::Error| unexpected(&*call, error.to_string());
+        let Wires { streams, ends } = wire::wires(spec.tty).map_err(failed)?;
+        let client = self.client(name, spec.tty, &inside.env(&spec.env), &inside.further(spec));
+        let started = wire::start(client, ends).map_err(failed)?;
+        let further = Further {
+            _stop: started.stop,
+            terminal: started.terminal,
+        };
+        let (maker, name) = (self.clone(), name.to_owned());
+        // A task of its own: its streams end whether or not anybody waits for its status.
+        let code = tokio::spawn(async move { maker.code(&name, started.ended).await });
+        let exit = Box::pin(async move {
+            let code = code.await;
+            code.unwrap_or_else(|error| Err(unexpected("wait for a program", error.to_string())))
+        });
+        Ok((Exec { id, streams, exit }, further))
+    }
+
+    /// Sends a signal to the command.
+    pub(crate) async fn signal(&self, name: &str, inside: &Inside, signal: &str) -> Result<(), BackendError> {
+        let words = self
+            .program
+            .shapes()
+            .exec_short(name, &inside.signal(signal), self.program.state());
+        self.program.call_whole(&words, self.limits.look).await.map(drop)
+    }
+
+    /// Unpacks a tree below a directory of a machine whose command does not run yet. What is at the top of the archive becomes
+    /// the user's own directory, and everything in it is written by the user: an archive can do nothing that the command
+    /// could not.
+    pub(crate) async fn unpack(
+        &self,
+        name: &str,
+        inside: &Inside,
+        directory: &str,
+        archive: &[u8],
+    ) -> Result<(), BackendError> {
+        let call = format!("unpack below {directory} of {name}");
+        let top = top_of(archive).map_err(|problem| refused(&*call, problem))?;
+        let target = Path::new(directory).join(top).display().to_string();
+        let late = || {
+            let what = format!("no progress within {} s", self.limits.create.as_secs_f32());
+            error(&*call, BackendErrorKind::TimedOut, what)
+        };
+        let failed = |error: io::Error| unexpected(&*call, error.to_string());
+        let Wires { streams, ends } = wire::wires(false).map_err(failed)?;
+        let started = wire::start(self.client(name, false, &[], &inside.unpack(&target)), ends).map_err(failed)?;
+        // Held to the end: dropping it ends the client.
+        let (ended, _stop) = self.complaining(name, started, streams.stderr);
+        let mut stdin = streams.stdin;
+        for part in archive.chunks(PART) {
+            match tokio::time::timeout(self.limits.create, stdin.write_all(part)).await {
+                Ok(Ok(())) => {}
+                // It has ended, and says why.
+                Ok(Err(_)) => break,
+                Err(_) => return Err(late()),
+            }
+        }
+        drop((stdin, streams.stdout));
+        let ended = tokio::time::timeout(self.limits.create, ended)
+            .await
+            .map_err(|_| late())?;
+        let ended = ended.map_err(|problem| unexpected(&*call, problem.to_string()))?;
+        ended.map_err(|problem| refused(&*call, problem))
+    }
+
+    /// A directory of a machine as an archive, in which it has its own name.
+    pub(crate) fn get(&self, name: &str, inside: &Inside, path: &str) -> Result<Output, BackendError> {
+        let call = format!("get {path} of {name}");
+        let failed = |error: io::Error| unexpected(&*call, error.to_string());
+        let Wires { streams, ends } = wire::wires(false).map_err(failed)?;
+        let started = wire::start(self.client(name, false, &[], &inside.pack(path)), ends).map_err(failed)?;
+        drop(streams.stdin);
+        let (end, stop) = self.complaining(name, started, streams.stderr);
+        Ok(Box::pin(Packed {
+            from: streams.stdout,
+            end: Some(end),
+            is_read: false,
+            limit: self.limits.create,
+            quiet: Box::pin(tokio::time::sleep(self.limits.create)),
+            _stop: stop,
+        }))
+    }
+
+    /// The end of a program of ours, which says on its standard error why it failed.
+    fn complaining(
+        &self,
+        name: &str,
+        started: Started,
+        stderr: Output,
+    ) -> (JoinHandle<Result<(), String>>, oneshot::Sender<()>) {
+        let (maker, name) = (self.clone(), name.to_owned());
+        let end = tokio::spawn(async move {
+            let complaint = async {
+                let mut complaint = Vec::new();
+                // What cannot be read is not said.
+                let _ = stderr.take(LONGEST_COMPLAINT).read_to_end(&mut complaint).await;
+                complaint
+            };
+            // Both at once: the one ends when the other is asked for.
+            let (complaint, code) = tokio::join!(complaint, maker.code(&name, started.ended));
+            match code {
+                Ok(0) => Ok(()),
+                Ok(code) => Err(format!(
+                    "exit code {code}: {}",
+                    String::from_utf8_lossy(&complaint).trim()
+                )),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        (end, started.stop)
+    }
+}
+
+/// What an archive's tree is called.
+fn top_of(archive: &[u8]) -> Result<PathBuf, String> {
+    let mut archive = tar::Archive::new(archive);
+    let entry = archive.entries().map_err(|error| error.to_string())?.next();
+    let entry = entry
+        .ok_or("the archive is empty")?
+        .map_err(|error| error.to_string())?;
+    let path = entry.path().map_err(|error| error.to_string())?;
+    let mut parts = path.components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(top)), None) if entry.header().entry_type().is_dir() => Ok(top.into()),
+        _ => Err(format!(
+            "expected one directory at the top of the archive, found {}",
+            path.display()
+        )),
+    }
+}
+
+/// The output of a program that is whole only when the program says so: its reader gets an error in the place of an end that
+/// came too early.
+struct Packed {
+    from: Output,
+    end: Option<JoinHandle<Result<(), String>>>,
+    is_read: bool,
+    limit: Duration,
+    quiet: Pin<Box<Sleep>>,
+    /// Dropping it ends the client.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Packed {
+    fn late(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.quiet.as_mut().poll(context));
+        let what = format!("the machine sent nothing for {} s", self.limit.as_secs_f32());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)))
+    }
+}
+
+impl AsyncRead for Packed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.is_read {
+            let before = buffer.filled().len();
+            match this.from.as_mut().poll_read(context, buffer) {
+                Poll::Pending => return this.late(context),
+                Poll::Ready(Ok(())) if buffer.filled().len() > before || buffer.remaining() == 0 => {
+                    this.quiet.as_mut().reset(Instant::now() + this.limit);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) => this.is_read = true,
+                failed => return failed,
+            }
+        }
+        let Some(end) = &mut this.end else {
+            return Poll::Ready(Ok(()));
+        };
+        let Poll::Ready(ended) = Pin::new(end).poll(context) else {
+            return this.late(context);
+        };
+        this.end = None;
+        let ended = ended.unwrap_or_else(|error| Err(error.to_string()));
+        Poll::Ready(ended.map_err(io::Error::other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(path: &str, kind: tar::EntryType) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        let name = &mut header.as_gnu_mut().unwrap().name;
+        name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append(&header, io::empty()).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_tree_has_one_directory_at_its_top() {
+        use tar::EntryType::{Directory, Regular, Symlink};
+        assert_eq!(top_of(&archive("app/", Directory)), Ok("app".into()));
+        for (path, kind) in [
+            ("../app/", Directory),
+            ("..", Directory),
+            ("/app/", Directory),
+            ("a/b/", Directory),
+            (".", Directory),
+            ("app", Regular),
+            ("app", Symlink),
+        ] {
+            assert!(top_of(&archive(path, kind)).is_err(), "{path}");
+        }
+        assert!(top_of(b"").is_err());
+        assert!(top_of(b"no archive").is_err());
+    }
+}
