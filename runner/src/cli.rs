@@ -220,6 +220,9 @@ pub struct LooseArgs {
     /// What they may do there: `sockets`, `names`.
     #[arg(long, default_value = "sockets")]
     pub policy: String,
+    /// What programs are told is their proxy.
+    #[arg(long)]
+    pub proxy: Option<String>,
     /// Shares are handed in writable.
     #[arg(long)]
     pub writable_shares: bool,

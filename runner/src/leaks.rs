@@ -14,8 +14,8 @@ use crate::lab::{Lab, NetworkKind};
 use crate::outside::Outside;
 use crate::sightings::fresh_nonce;
 
-/// Host number of a bundle on a private network.
-const PRIVATE_BUNDLE: u8 = 2;
+/// Host number of a bundle on a private network. The engine gives the lowest that are free to whoever is a member before it.
+const PRIVATE_BUNDLE: u8 = 99;
 /// Host number of a routed guest that is started before its bundle.
 const EARLY_GUEST: u8 = 3;
 /// Last octet of the host's address on the ordinary network; `.1` is the witness's there.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bottle_docker::Docker;
-use bottle_leaky::{MachinePolicy, MachineRemoved};
+use bottle_leaky::{MachinePolicy, MachineRemoved, PROXY_VARIABLES};
 use probe_spec::ExitCode;
 
 use crate::cli::LooseArgs;
@@ -58,6 +58,9 @@ pub fn program(
     }
     if let Some(network) = &removed.network {
         words.extend(["--policy".to_owned(), network.policy.name().to_owned()]);
+    }
+    if let Some(proxy) = &removed.proxy {
+        words.extend(["--proxy".to_owned(), proxy.clone()]);
     }
     if removed.writable_shares {
         words.push("--writable-shares".to_owned());
@@ -197,6 +200,9 @@ fn changed(args: &LooseArgs) -> Changed {
             }
         }
         Some("exec") => {
+            if let Some(proxy) = &args.proxy {
+                lead_to(&mut words, proxy);
+            }
             // Options of the guest's init: after smolvm's own, before the command's.
             let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
             if let (Some((begin, _)), Some((end, _))) = (dashes.next(), dashes.next()) {
@@ -208,6 +214,20 @@ fn changed(args: &LooseArgs) -> Changed {
         _ => {}
     }
     Changed { words, allowed }
+}
+
+/// Has the variables that name a proxy name this one.
+fn lead_to(words: &mut [String], proxy: &str) {
+    let own = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    for word in &mut words[..own] {
+        if let Some((name, _)) = word.split_once('=')
+            && PROXY_VARIABLES
+                .iter()
+                .any(|variable| name.eq_ignore_ascii_case(variable))
+        {
+            *word = format!("{name}={proxy}");
+        }
+    }
 }
 
 /// The options of the guest's init that stay.
@@ -319,6 +339,12 @@ mod tests {
         "machine create --name m --disk /d/i:ro --nested",
         None
     )]
+    #[case(
+        "--proxy http://10.9.9.9:8",
+        "machine exec --name m -e HTTPS_PROXY=http://10.1.2.3:8888 -e A=b -- g -- sh -c HTTP_PROXY=x",
+        "machine exec --name m -e HTTPS_PROXY=http://10.9.9.9:8 -e A=b -- g -- sh -c HTTP_PROXY=x",
+        None
+    )]
     #[case(NAMES, "--version", "--version", None)]
     fn exactly_one_control_is_left_out(
         #[case] options: &str,
@@ -360,6 +386,7 @@ mod tests {
                 name: "open".to_owned(),
                 policy: MachinePolicy::Names,
             }),
+            proxy: Some("http://p:8".to_owned()),
             writable_shares: true,
             disk: Some("/d/i".to_owned()),
         };
@@ -372,7 +399,7 @@ mod tests {
         let policy = directory.path().join("policy");
         let expected = format!(
             "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--namespace' '/proc/7/ns/net' '--member' \
-             'c' '--policy' 'names' '--writable-shares' '--disk' '/d/i' -- \"$@\"\n",
+             'c' '--policy' 'names' '--proxy' 'http://p:8' '--writable-shares' '--disk' '/d/i' -- \"$@\"\n",
             policy.display()
         );
         assert!(script.ends_with(&expected), "{script}");

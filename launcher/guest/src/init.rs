@@ -61,9 +61,12 @@ pub fn run(args: Args) -> Result<u8, InitError> {
     crate::edge::give_up_terminal();
     let mut signals = Signals::new(PASSED_ON.iter().chain([&SIGCHLD]))
         .map_err(|error| InitError::Process("handle signals", error))?;
-    // Without being process 1 (a backend may have an init of its own), orphans still come to us.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| InitError::Process("become the reaper of orphans", error.into()))?;
+    let ourselves = rustix::process::getpid();
+    // Orphans come to process 1 by themselves; where a backend has an init of its own, they still come to us.
+    if !ourselves.is_init() {
+        rustix::process::set_child_subreaper(Some(ourselves))
+            .map_err(|error| InitError::Process("become the reaper of orphans", error.into()))?;
+    }
     // A thread takes this over from the one that starts it, so it comes before the first.
     rustix::thread::set_no_new_privs(true).map_err(|error| InitError::Process("set no_new_privs", error.into()))?;
     let forwarder = Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;

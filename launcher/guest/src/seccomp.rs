@@ -128,7 +128,10 @@ const FORBIDDEN_HERE: &[libc::c_long] = &[
     libc::SYS_lookup_dcookie,
 ];
 #[cfg(target_arch = "aarch64")]
-const FORBIDDEN_HERE: &[libc::c_long] = &[libc::SYS_kexec_file_load, libc::SYS_lookup_dcookie];
+const FORBIDDEN_HERE: &[libc::c_long] = &[KEXEC_FILE_LOAD, libc::SYS_lookup_dcookie];
+/// `kexec_file_load` (asm-generic/unistd.h), which the names of musl for this architecture lack.
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: libc::c_long = 294;
 
 /// The values of `personality` that programs ask for: the default, and its query.
 const PERSONALITIES: [u32; 2] = [0, 0xffff_ffff];

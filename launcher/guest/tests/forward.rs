@@ -1,10 +1,12 @@
 //! The forwarders of a real guest process: payload, half-close, refusals, many connections at once.
 
+mod program;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,17 +25,12 @@ impl Guest {
         serve(UnixListener::bind(&socket).unwrap());
         // A free port, found by binding it: nobody else takes it in the moment between.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_bottle-guest"))
-            .args([
-                "--forward",
-                &format!("{address}={}", socket.display()),
-                "--",
-                "sleep",
-                "120",
-            ])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let forward = format!("{address}={}", socket.display());
+        let mut command = program::command();
+        command
+            .args(["--forward", &forward, "--", "sleep", "120"])
+            .stdin(Stdio::null());
+        let child = program::spawn(&mut command).unwrap();
         let guest = Self {
             child,
             address,

@@ -1,5 +1,7 @@
 //! The guest's init as a real process: exit codes, signals, reaping, descriptors, the terminal.
 
+mod program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,20 +12,19 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, kill_process};
 
-fn guest() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_bottle-guest"))
+fn output(command: &mut Command) -> Output {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    program::spawn(command).unwrap().wait_with_output().unwrap()
 }
 
 fn sh(script: &str) -> Output {
-    guest().args(["--", "sh", "-c", script]).output().unwrap()
+    output(program::command().args(["--", "sh", "-c", script]))
 }
 
 fn started(script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut child = guest()
-        .args(["--", "sh", "-c", script])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = program::command();
+    command.args(["--", "sh", "-c", script]).stdout(Stdio::piped());
+    let mut child = program::spawn(&mut command).unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
@@ -47,13 +48,11 @@ fn exits_with_the_status_of_the_command(#[case] script: &str, #[case] expected: 
 
 #[test]
 fn a_command_that_cannot_run_is_126_or_127() {
-    let missing = guest().args(["--", "/no/such/program"]).output().unwrap();
+    let missing = output(program::command().args(["--", "/no/such/program"]));
     assert_eq!(missing.status.code(), Some(127));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
-    assert_eq!(
-        guest().args(["--", "/etc/passwd"]).output().unwrap().status.code(),
-        Some(126)
-    );
+    let unfit = output(program::command().args(["--", "/etc/passwd"]));
+    assert_eq!(unfit.status.code(), Some(126));
 }
 
 #[test]
@@ -69,12 +68,7 @@ fn what_cannot_be_prepared_is_125_and_nothing_runs() {
         vec!["--forward", "0.0.0.0:1=/run/none.sock"],
         vec!["--unknown"],
     ] {
-        let output = guest()
-            .args(&options)
-            .args(["--", "touch"])
-            .arg(&mark)
-            .output()
-            .unwrap();
+        let output = output(program::command().args(&options).args(["--", "touch"]).arg(&mark));
         assert_eq!(output.status.code(), Some(125), "{options:?}");
         assert!(!output.stderr.is_empty(), "{options:?}");
         assert!(!mark.exists(), "{options:?}");
@@ -140,15 +134,9 @@ fn inherited_descriptors_are_closed_and_no_new_privs_is_set() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     fs::write(&secret, "leaked").unwrap();
-    let output = Command::new("sh")
-        .args([
-            "-c",
-            "exec 7<\"$1\" 9<\"$1\"; exec \"$0\" -- sh -c 'ls /proc/self/fd; grep NoNewPrivs /proc/self/status'",
-        ])
-        .arg(env!("CARGO_BIN_EXE_bottle-guest"))
-        .arg(&secret)
-        .output()
-        .unwrap();
+    let script = "exec 7<\"$1\" 9<\"$1\"; exec \"$0\" -- sh -c 'ls /proc/self/fd; grep NoNewPrivs /proc/self/status'";
+    let mut command = Command::new("sh");
+    let output = output(command.args(["-c", script]).arg(program::path()).arg(&secret));
     let stdout = String::from_utf8(output.stdout).unwrap();
     // 0, 1, 2 and the directory that `ls` itself has open.
     assert_eq!(stdout, "0\n1\n2\n3\nNoNewPrivs:\t1\n");
@@ -159,7 +147,8 @@ fn the_lease_ends_the_guest() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lease.sock");
     let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut child = guest()
+    let mut command = program::command();
+    command
         .arg("--lease")
         .arg(&path)
         .args([
@@ -168,9 +157,8 @@ fn the_lease_ends_the_guest() {
             "-c",
             "trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done",
         ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut child = program::spawn(&mut command).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
@@ -191,7 +179,8 @@ fn a_guest_that_ignores_the_lease_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lease.sock");
     let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut child = guest()
+    let mut command = program::command();
+    command
         .arg("--lease")
         .arg(&path)
         .args([
@@ -200,9 +189,8 @@ fn a_guest_that_ignores_the_lease_is_killed() {
             "-c",
             "trap '' TERM; echo ready; while :; do sleep 0.1; done",
         ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut child = program::spawn(&mut command).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
@@ -227,15 +215,9 @@ fn on_terminal(script: &str) -> (Child, fs::File) {
         .open(name.to_str().unwrap())
         .unwrap();
     let child = Command::new("setsid")
-        .args([
-            "--ctty",
-            "--wait",
-            env!("CARGO_BIN_EXE_bottle-guest"),
-            "--",
-            "sh",
-            "-c",
-            script,
-        ])
+        .args(["--ctty", "--wait"])
+        .arg(program::path())
+        .args(["--", "sh", "-c", script])
         .stdin(terminal.try_clone().unwrap())
         .stdout(terminal.try_clone().unwrap())
         .stderr(terminal)

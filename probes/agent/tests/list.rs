@@ -2,12 +2,19 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use probe_spec::{Action, AgentCase, AgentList, AgentReady, Attempt, Nonce};
 
+/// The agent under test: this build's, or the one that was built for shipping.
+fn program() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_bottle-probe").into();
+    std::env::var_os("BOTTLE_TEST_PARTS").map_or(built, |parts| Path::new(&parts).join("bottle-probe"))
+}
+
 fn start() -> Child {
-    Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
+    Command::new(program())
         .args(["list", "--batch", Nonce::from_bytes([9; 16]).as_str()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -139,10 +146,7 @@ fn a_killed_agent_leaves_only_what_it_had_answered() {
 #[test]
 fn unknown_commands_are_refused() {
     for args in [&[][..], &["list", "--batch", "no-nonce"], &["list", "x"], &["unknown"]] {
-        let status = Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
-            .args(args)
-            .stderr(Stdio::null())
-            .status();
+        let status = Command::new(program()).args(args).stderr(Stdio::null()).status();
         assert_eq!(status.expect("runs").code(), Some(64));
     }
 }
@@ -156,9 +160,10 @@ fn a_leaked_directory_is_found_by_the_agent_it_is_leaked_to() {
         cases: vec![case(0, action, 5000)],
         parallel: 1,
     };
-    let agent = env!("CARGO_BIN_EXE_bottle-probe");
-    let mut leaky = Command::new(agent)
-        .args(["leak-fd", "/usr", "--", agent, "list"])
+    let mut leaky = Command::new(program())
+        .args(["leak-fd", "/usr", "--"])
+        .arg(program())
+        .arg("list")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -177,7 +182,7 @@ fn a_leaked_directory_is_found_by_the_agent_it_is_leaked_to() {
 fn a_hammer_repeats_its_cases_until_it_is_told_to_end() {
     use base64::Engine as _;
     let cases = serde_json::to_vec(&[case(0, tcp("127.0.0.1:1"), 1000)]).expect("serialises");
-    let mut hammer = Command::new(env!("CARGO_BIN_EXE_bottle-probe"))
+    let mut hammer = Command::new(program())
         .arg("hammer")
         .env("BOTTLE_HAMMER", base64::engine::general_purpose::STANDARD.encode(cases))
         .stdout(Stdio::piped())

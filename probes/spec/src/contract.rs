@@ -15,7 +15,10 @@ pub const NEEDS: &[(&str, &str)] = &[
         "link-local",
         "the guest's network carries what is for link-local addresses",
     ),
-    ("host-names", "whoever makes the guest can give it names for the host"),
+    (
+        "given-names",
+        "whoever makes the guest can give it names, for the host or for neighbours",
+    ),
     (
         "machine",
         "the guest is a virtual machine, with devices and a process of the host that is it",
@@ -40,11 +43,11 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_ICMP,
             NO_ROUTER,
             NO_LINK_LOCAL,
-            NO_HOST_NAMES,
+            NO_GIVEN_NAMES,
             OWN_KERNEL,
             NO_ENGINE,
         ],
-        ("smolmachines", _) => &[NO_ICMP, NO_ROUTER, NO_LINK_LOCAL, NO_HOST_NAMES, OWN_KERNEL, NO_ENGINE],
+        ("smolmachines", _) => &[NO_ICMP, NO_ROUTER, NO_LINK_LOCAL, NO_GIVEN_NAMES, OWN_KERNEL, NO_ENGINE],
         _ => &[],
     }
 }
@@ -78,9 +81,9 @@ const NO_LINK_LOCAL: (&str, &str) = (
     "link-local",
     "smolvm refuses link-local destinations by itself, whatever a machine's policy allows",
 );
-const NO_HOST_NAMES: (&str, &str) = (
-    "host-names",
-    "smolvm gives a machine no names for its host; what a name server answers is EG-10's to ask",
+const NO_GIVEN_NAMES: (&str, &str) = (
+    "given-names",
+    "smolvm gives a machine no names, for its host or its neighbours; what a name server answers is EG-10's to ask",
 );
 const NO_MACHINE: (&str, &str) = (
     "machine",

@@ -31,7 +31,7 @@ fn cases() -> Vec<CaseSpec> {
             unseen(name.replace('.', "-"), tcp(format!("{name}:${{host.any.tcp}}")))
                 .alive(&[Vantage::HostWildcard])
                 .controls(&[Leak::GwHost])
-                .needs(&["host-names"])
+                .needs(&["given-names"])
         })
         .into()
 }

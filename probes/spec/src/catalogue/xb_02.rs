@@ -37,6 +37,6 @@ fn cases() -> Vec<CaseSpec> {
         unseen("proxy-of-bundle", through).alive(&[Vantage::PeerBundle]),
     ]
     .into_iter()
-    .map(|case| case.controls(&[Leak::SharedNet]))
+    .map(|case| case.controls(&[Leak::SharedNet]).needs(&["given-names"]))
     .collect()
 }

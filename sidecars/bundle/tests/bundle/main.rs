@@ -6,12 +6,11 @@ mod intercept;
 mod leaks;
 mod restart;
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -56,15 +55,10 @@ fn tokens() -> Value {
     json!({ "tokens": { "T": TOKEN } })
 }
 
-/// The bundle under test: this build's, or what `cargo xtask dist` built for another architecture, behind its emulator.
-fn program() -> Vec<OsString> {
-    match std::env::var_os("BOTTLE_TEST_BUNDLE") {
-        Some(bundle) => std::env::var_os("BOTTLE_TEST_EMULATOR")
-            .into_iter()
-            .chain([bundle])
-            .collect(),
-        None => vec![env!("CARGO_BIN_EXE_bottle-bundle").into()],
-    }
+/// The bundle under test: this build's, or the one that was built for shipping.
+fn program() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_bottle-bundle").into();
+    std::env::var_os("BOTTLE_TEST_PARTS").map_or(built, |parts| Path::new(&parts).join("bottle-bundle"))
 }
 
 impl Bundle {
@@ -72,7 +66,7 @@ impl Bundle {
     fn silent() -> Self {
         let mut child = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
-            .args(program())
+            .arg(program())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
