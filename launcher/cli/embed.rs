@@ -1,6 +1,6 @@
 //! Where the parts of each architecture are, for the build scripts of the programs that embed them.
 //!
-//! `$BOTTLE_DIST_DIR` has a directory for every architecture (`cargo xtask dist`). Without it there are only the parts for the
+//! `$BOTTLE_DIST_DIR` has a directory for every architecture (`x86_64`, `aarch64`). Without it there are only the parts for the
 //! machine that is built for: `$BOTTLE_PARTS_DIR`, or what `cargo xtask build` left.
 
 use std::env;

@@ -51,8 +51,8 @@ pub enum PartsError {
     Platform(String),
     /// They could, but what they need was not built in.
     #[error(
-        "the engine's machine is {architecture}, and this program was built without `{part}` for it ({}): build it with \
-         `cargo xtask dist`, which has the parts of every architecture (`cargo xtask build` has those of its own machine)",
+        "the engine's machine is {architecture}, and this program was built without `{part}` for it ({}): `cargo xtask build` \
+         builds the parts of its own machine in, and $BOTTLE_DIST_DIR names a directory with those of more (x86_64, aarch64)",
         have(.built)
     )]
     NotBuilt {

@@ -209,7 +209,7 @@ async fn image(engine: &dyn Backend, fix: bool) -> Vec<Finding> {
     let image = match bundle_image(&facts.platform) {
         Ok(image) => image,
         Err(failure) => {
-            let mend = "build `bottle` with `cargo xtask dist`";
+            let mend = "build `bottle` with the bundle for the engine's machine";
             return vec![Finding::wrong("bundle's image", failure.to_string(), mend)];
         }
     };
