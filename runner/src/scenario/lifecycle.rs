@@ -64,7 +64,11 @@ impl Stopped {
     async fn make(target: &Target<'_>, cell: &CaseCell) -> Result<Self, SuiteError> {
         let backend = &*target.lab.backend;
         let planned = plan_like(target, cell).await?;
-        let record = target.lab.directory.join(format!("{}.record", planned.plan.slug));
+        // Not named like the bottle: what bears its name after the stop is a finding of LC-01.
+        let record = target
+            .lab
+            .directory
+            .join(format!("record-{}", &fresh_nonce().as_str()[2..10]));
         let fixture = launch_recorded(target.lab, planned, &record).await?;
         let marks = Marks::of(backend, &fixture.bottle)
             .await
