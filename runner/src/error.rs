@@ -2,20 +2,19 @@
 
 use std::path::PathBuf;
 
-use bottle_backend::{BackendError, BackendErrorKind};
+use bottle_backend::{BackendError, BackendErrorKind, PartsError};
 use bottle_launch::LaunchError;
 use bottle_plan::{ManifestError, PlanError};
 
 use crate::outside::OutsideError;
-use crate::parts::PartMissing;
 use crate::template::TemplateError;
 
 /// Why the suite could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
-    /// This program was built without the guest parts.
+    /// There are no guest parts for the engine.
     #[error(transparent)]
-    Parts(#[from] PartMissing),
+    Parts(#[from] PartsError),
     /// A call of the engine failed.
     #[error("{step}: {source}")]
     Engine {

@@ -32,10 +32,10 @@ impl Images {
     /// the right one.
     pub async fn load(parts: &Parts, backend: &dyn Backend) -> Result<Self, SuiteError> {
         let images = Self {
-            bundle: one_program("bundle", "/bottle-bundle", parts.bundle)?,
-            leaky_bundle: one_program("leaky-bundle", "/bottle-bundle", parts.leaky_bundle)?,
+            bundle: one_program("bundle", "/bottle-bundle", parts.bundle, parts)?,
+            leaky_bundle: one_program("leaky-bundle", "/bottle-bundle", parts.leaky_bundle, parts)?,
             probe: probe(parts)?,
-            witness: one_program("witness", "/bottle-witness", parts.witness)?,
+            witness: one_program("witness", "/bottle-witness", parts.witness, parts)?,
         };
         for image in [&images.bundle, &images.leaky_bundle, &images.probe, &images.witness] {
             let found = backend
@@ -51,8 +51,10 @@ impl Images {
     }
 }
 
-fn one_program(name: &'static str, path: &str, bytes: &[u8]) -> Result<BuiltImage, SuiteError> {
-    program_image(&format!("bottle-conform/{name}"), path, bytes, None).map_err(|error| SuiteError::Image(name, error))
+fn one_program(name: &'static str, path: &str, bytes: &[u8], parts: &Parts) -> Result<BuiltImage, SuiteError> {
+    let architecture = parts.architecture.to_string();
+    program_image(&format!("bottle-conform/{name}"), path, bytes, Some(&architecture))
+        .map_err(|error| SuiteError::Image(name, error))
 }
 
 fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {
@@ -69,6 +71,9 @@ fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {
         file("/home/agent/.keep", 0o644, b""),
         file("/var/tmp/.keep", 0o644, b""),
     ];
-    build_image("bottle-conform/probe", &files, &ImageSettings::default())
-        .map_err(|error| SuiteError::Image("probe", error))
+    let settings = ImageSettings {
+        architecture: Some(parts.architecture.to_string()),
+        ..ImageSettings::default()
+    };
+    build_image("bottle-conform/probe", &files, &settings).map_err(|error| SuiteError::Image("probe", error))
 }

@@ -1,19 +1,17 @@
 //! The static programs that run inside guests and bundles, embedded so that the suite is one file.
 
+use bottle_backend::{Architecture, PartsError, choose};
 use sha2::{Digest, Sha256};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/parts.rs"));
 }
 
-/// A part was not there when this program was built.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` was not built into this program: build both with `cargo xtask build`")]
-pub struct PartMissing(pub &'static str);
-
-/// All parts.
+/// All parts for one architecture.
 #[derive(Clone, Copy)]
 pub struct Parts {
+    /// Which they are for.
+    pub architecture: Architecture,
     /// `bottle-bundle`, which carries `bottle-guest`.
     pub bundle: &'static [u8],
     /// `bottle-bundle` with removable controls.
@@ -24,26 +22,22 @@ pub struct Parts {
     pub witness: &'static [u8],
 }
 
-/// The embedded parts.
-pub fn parts() -> Result<Parts, PartMissing> {
+/// The embedded parts for an engine's platform.
+pub fn parts(platform: &str) -> Result<Parts, PartsError> {
+    let architecture = Architecture::of_platform(platform)?;
     Ok(Parts {
-        bundle: embedded::BUNDLE.ok_or(PartMissing("bottle-bundle"))?,
-        leaky_bundle: embedded::LEAKY_BUNDLE.ok_or(PartMissing("bottle-bundle-leaky"))?,
-        probe: embedded::PROBE.ok_or(PartMissing("bottle-probe"))?,
-        witness: embedded::WITNESS.ok_or(PartMissing("bottle-witness"))?,
+        architecture,
+        bundle: choose(architecture, "bottle-bundle", embedded::BUNDLE)?,
+        leaky_bundle: choose(architecture, "bottle-bundle-leaky", embedded::LEAKY_BUNDLE)?,
+        probe: choose(architecture, "bottle-probe", embedded::PROBE)?,
+        witness: choose(architecture, "bottle-witness", embedded::WITNESS)?,
     })
 }
 
 /// SHA-256 in hex over the catalogue (ids, cases, controls, actions) and the parts. A self-test counts for this digest only.
 pub fn digest(parts: &Parts) -> String {
     let mut hash = Sha256::new();
-    for part in [
-        parts.bundle,
-        parts.leaky_bundle,
-        parts.probe,
-        parts.witness,
-        embedded::GUEST.unwrap_or_default(),
-    ] {
+    for part in [parts.bundle, parts.leaky_bundle, parts.probe, parts.witness] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

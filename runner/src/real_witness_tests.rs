@@ -32,7 +32,7 @@ async fn a_witness_or_an_agent_that_dies_in_the_middle_of_a_run_makes_it_inconcl
     let backend: Arc<dyn Backend> = Arc::new(Docker::connect().await.unwrap());
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let run = fresh_nonce().as_str()[2..10].to_owned();
-    let parts = crate::parts::parts().unwrap();
+    let parts = crate::parts::parts(&backend.facts().await.unwrap().platform).unwrap();
     let lab = Lab::open(LabOptions {
         run,
         images_of_machines: None,

@@ -4,6 +4,7 @@
 //! backend is for. [`Role`] says which one is meant.
 #![warn(missing_docs)]
 
+mod architecture;
 pub mod fake;
 mod patience;
 
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use architecture::{Architecture, PartsError, choose};
 pub use patience::{patient, patient_ms};
 
 /// A boxed future: the trait is used as `dyn Backend`.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use bottle_backend::{BackendError, BackendErrorKind};
+use bottle_backend::{BackendError, BackendErrorKind, PartsError};
 use bottle_launch::record::RecordFault;
 use bottle_launch::{LaunchError, LaunchFailure};
 use bottle_plan::{ManifestError, Place, PlanError};
@@ -117,9 +117,9 @@ pub enum Failure {
     /// An image could not be made.
     #[error("making the image: {0}")]
     Image(String),
-    /// This program was built without the bundle.
-    #[error("this `bottle` was built without the bundle that it launches: build it with `cargo xtask build`")]
-    NoBundle,
+    /// There is no bundle for the engine.
+    #[error(transparent)]
+    NoBundle(#[from] PartsError),
     /// The engine did not do something.
     #[error(transparent)]
     Engine(#[from] BackendError),
@@ -165,7 +165,7 @@ impl Failure {
             Self::Copy(_)
             | Self::Record { .. }
             | Self::Image(_)
-            | Self::NoBundle
+            | Self::NoBundle(_)
             | Self::System { .. }
             | Self::BundleEnded(_)
             | Self::LeftBehind(_) => EXIT_FAILURE,

@@ -6,6 +6,7 @@
 mod debian;
 mod recipe;
 
+use bottle_backend::{Architecture, Backend};
 use bottle_docker::Docker;
 
 use crate::args::{ImageBuildArgs, ImageCommand};
@@ -39,7 +40,8 @@ async fn build(args: &ImageBuildArgs) -> Result<u8, Failure> {
     let tag = recipe.tag();
     let reference = format!("{REPOSITORY}:{tag}");
     let engine = Docker::connect().await?;
-    let found = bottle_backend::Backend::find_image(&engine, &reference).await?;
+    fits(&engine.facts().await?.platform, std::env::consts::ARCH)?;
+    let found = engine.find_image(&reference).await?;
     let id = match found.filter(|_| !args.fresh) {
         Some(id) => id,
         None => {
@@ -55,6 +57,18 @@ async fn build(args: &ImageBuildArgs) -> Result<u8, Failure> {
     print(&format!("{reference}\n"))
 }
 
+/// mmdebstrap runs what it installs, so it makes roots for this machine only: refuses an engine of another architecture.
+fn fits(platform: &str, machine: &str) -> Result<(), Failure> {
+    let engine = Architecture::of_platform(platform)?;
+    if Architecture::of_machine(machine) == Some(engine) {
+        return Ok(());
+    }
+    Err(Failure::Image(format!(
+        "expected an engine on this machine's architecture ({machine}), for which mmdebstrap makes roots, found one on {engine}; \
+         run this on a machine of {engine}"
+    )))
+}
+
 /// Removes images of older recipes. One that a bottle still uses stays, and is tried again the next time.
 async fn prune(engine: &Docker, current: &str) {
     let known = match engine.images_of(REPOSITORY).await {
@@ -67,6 +81,24 @@ async fn prune(engine: &Docker, current: &str) {
     for old in digests.skip(KEPT) {
         if let Err(error) = engine.remove_image(&old).await {
             tracing::debug!(%error, old, "stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_made_for_this_machines_architecture_only() {
+        for (platform, machine, fits_it) in [
+            ("linux/amd64", "x86_64", true),
+            ("linux/arm64", "aarch64", true),
+            ("linux/arm64", "x86_64", false),
+            ("linux/amd64", "aarch64", false),
+            ("linux/riscv64", "x86_64", false),
+        ] {
+            assert_eq!(fits(platform, machine).is_ok(), fits_it, "{platform} from {machine}");
         }
     }
 }

@@ -22,12 +22,18 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
         args.command.clone()
     };
     let mut options = options(&args.chosen, &choice, &command)?;
-    options.bundle_image = match bundle_image() {
-        Ok(image) => image.reference,
-        Err(_) => "bottle-bundle:not-built".to_owned(),
-    };
     let mut facts = loaded.facts(&choice.bottle)?;
-    let unknown = engine().await.map(|engine| engine.add_to(&mut facts)).err();
+    // Which bundle it is to be is the engine's to say.
+    options.bundle_image = "bottle-bundle:unknown".to_owned();
+    let unknown = match engine().await {
+        Ok(engine) => {
+            let image = bundle_image(&engine.platform).map(|image| image.reference);
+            options.bundle_image = image.unwrap_or_else(|_| "bottle-bundle:not-built".to_owned());
+            engine.add_to(&mut facts);
+            None
+        }
+        Err(error) => Some(error),
+    };
     let plan = loaded.prepare(&choice.bottle, &facts, &options)?;
     // A sealed bottle's plan is the same, but for the processors of a machine that has only one.
     if let (Some(error), Topology::Routed) = (unknown, plan.topology) {

@@ -208,9 +208,10 @@ async fn planned(order: &Order) -> Result<(Plan, Arc<dyn Backend>, BundleImage),
     {
         options.extra_env.insert("TERM".to_owned(), term);
     }
-    let image = bundle_image()?;
     let backend = backend::open(kind, order.smolvm.clone()).await?;
-    backend.facts().await?.add_to(&mut facts);
+    let engine = backend.facts().await?;
+    let image = bundle_image(&engine.platform)?;
+    engine.add_to(&mut facts);
     options.bundle_image.clone_from(&image.reference);
     let plan = loaded.prepare(bottle, &facts, &options)?;
     Ok((plan, backend, image))

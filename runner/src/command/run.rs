@@ -92,8 +92,9 @@ pub struct Ground {
 impl Ground {
     /// Finds both. A run needs the engine and one of the backends; of the others it says that they are missing.
     pub async fn find(choices: &[BackendChoice]) -> Result<Self, CommandError> {
-        let parts = parts().map_err(SuiteError::from)?;
         let docker = Arc::new(Docker::connect().await.map_err(CommandError::NoEngine)?);
+        let engine = docker.facts().await.map_err(CommandError::NoEngine)?;
+        let parts = parts(&engine.platform).map_err(SuiteError::from)?;
         let (mut columns, mut missing): (Vec<Column>, Vec<(BackendChoice, BackendError)>) = Default::default();
         let choices: BTreeSet<BackendChoice> = choices.iter().copied().collect();
         for choice in choices {

@@ -416,6 +416,7 @@ mod tests {
                 engine: Arc::new(fake.clone()),
                 images_of_machines: None,
                 parts: Parts {
+                    architecture: bottle_backend::Architecture::Amd64,
                     bundle: empty,
                     leaky_bundle: empty,
                     probe: empty,

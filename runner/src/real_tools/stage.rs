@@ -55,11 +55,12 @@ impl Stage {
         let turn = TURN.lock().await;
         let backend: Arc<dyn Backend> = Arc::new(Docker::connect().await.unwrap());
         let (stop, stopped) = tokio::sync::watch::channel(false);
+        let platform = backend.facts().await.unwrap().platform;
         let options = LabOptions {
             run: fresh_nonce().as_str()[2..10].to_owned(),
             engine: backend.clone(),
             backend,
-            parts: crate::parts::parts().unwrap(),
+            parts: crate::parts::parts(&platform).unwrap(),
             program: None,
             images_of_machines: None,
             stop: stopped,

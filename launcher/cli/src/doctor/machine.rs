@@ -12,7 +12,7 @@ use super::Finding;
 use crate::backend::sweep_all;
 use crate::host::{Loaded, state_dir};
 use crate::image::how_to_have;
-use crate::parts::bundle_image;
+use crate::parts::{architectures, bundle_image};
 
 /// Free space under which launches are likely to fail.
 const LITTLE: u64 = 512 << 20;
@@ -36,14 +36,16 @@ pub fn without_engine(fix: bool) -> Vec<Finding> {
 
 fn program() -> Finding {
     let version = env!("CARGO_PKG_VERSION");
-    match bundle_image() {
-        Ok(image) => Finding::good("bottle", format!("{version}, launches {}", image.reference)),
-        Err(failure) => Finding::wrong(
+    let names: Vec<String> = architectures().iter().map(ToString::to_string).collect();
+    if names.is_empty() {
+        return Finding::wrong(
             "bottle",
-            format!("{version}: {failure}"),
+            format!("{version}, built without the bundle that it launches"),
             "build it with `cargo xtask build`",
-        ),
+        );
     }
+    let names = names.join(" and ");
+    Finding::good("bottle", format!("{version}, with the bundle for {names}"))
 }
 
 fn state_directory(path: &Path, fix: bool) -> Finding {
@@ -200,8 +202,17 @@ async fn facts(engine: &dyn Backend) -> Vec<Finding> {
 }
 
 async fn image(engine: &dyn Backend, fix: bool) -> Vec<Finding> {
-    // Told already when there is none.
-    let Ok(image) = bundle_image() else { return Vec::new() };
+    // Told already when it does not answer.
+    let Ok(facts) = engine.facts().await else {
+        return Vec::new();
+    };
+    let image = match bundle_image(&facts.platform) {
+        Ok(image) => image,
+        Err(failure) => {
+            let mend = "build `bottle` with the bundle for the engine's machine";
+            return vec![Finding::wrong("bundle's image", failure.to_string(), mend)];
+        }
+    };
     let found = engine.find_image(&image.reference).await;
     vec![match found {
         Ok(Some(_)) => Finding::good("bundle's image", format!("{} is in the engine", image.reference)),

@@ -47,8 +47,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub async fn walls(engine: &Arc<dyn Backend>) -> Result<Vec<Finding>, Failure> {
     let begun = Instant::now();
     let witness = Witness::start().map_err(Failure::system("listening on the host"))?;
-    let image = bundle_image()?;
     let facts = engine.facts().await?;
+    let image = bundle_image(&facts.platform)?;
     let plan = |topology| plan(topology, &image.reference, facts.clone(), &witness);
     let (sealed, routed) = (plan(Topology::Sealed)?, plan(Topology::Routed)?);
     let (one, other) = tokio::join!(
