@@ -122,6 +122,25 @@ impl SecondEngine {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        self.forget_containerd();
+    }
+
+    /// Its containerd ends with it. The next daemon would take what is noted here for one that serves, for as long as the kernel
+    /// knows the process, be it as a zombie.
+    fn forget_containerd(&self) {
+        let note = self.at("exec").join("containerd/containerd.pid");
+        let Some(pid) = std::fs::read_to_string(&note).ok().map(|text| text.trim().to_owned()) else {
+            return;
+        };
+        let lives = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        };
+        let start = Instant::now();
+        while lives() && start.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::fs::remove_file(note).unwrap();
     }
 
     fn try_on<T>(&self, work: impl AsyncFnOnce(Docker) -> T) -> Option<T> {
