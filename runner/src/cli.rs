@@ -194,9 +194,9 @@ pub struct LaunchArgs {
     /// Value of the run label.
     #[arg(long)]
     pub run: String,
-    /// Kills itself as soon as it goes on after having noted a step of this kind for its teardown.
+    /// Stops itself (SIGSTOP) as soon as it goes on after having noted a step of this kind for its teardown.
     #[arg(long)]
-    pub die_after: Option<String>,
+    pub stop_after: Option<String>,
 }
 
 /// Arguments of `__smolvm`.

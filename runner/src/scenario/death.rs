@@ -53,8 +53,8 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
     let stop = signals();
     let mut options = LaunchOptions::new(args.run.clone(), &args.state);
     options.cancel = Some(stop.clone());
-    if let Some(step) = args.die_after.clone() {
-        die_after(&mut options, step);
+    if let Some(step) = args.stop_after.clone() {
+        stop_after(&mut options, step);
     }
     let bottle = launch(plan, secrets, backend, options)
         .await
@@ -111,7 +111,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     let slug = plan.slug.as_str();
     let there = match death {
         LauncherDeath::KillWhileLaunching => wait_for_first_object(&*lab.backend, slug).await,
-        _ if dies_after(death).is_some() => wait_until_killed(&mut child, &mut observed).await,
+        _ if stops_after(death).is_some() => wait_until_stopped(&mut child, &mut observed).await,
         _ => wait_until_up(&mut child).await,
     };
     if !there {
@@ -139,9 +139,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     } else {
         None
     };
-    if dies_after(death).is_none() {
-        end(&mut child, death, &mut observed).await;
-    }
+    end(&mut child, death, &mut observed).await;
     let containers = wait_for_containers(&*lab.backend, slug).await;
     let mut findings: Vec<String> = containers
         .into_iter()
@@ -226,7 +224,7 @@ async fn next_starts(target: &Target<'_>, death: LauncherDeath, observed: &mut O
             "the next launcher's sweep removed {} objects",
             swept.removed.len()
         ));
-        let was_up = death != LauncherDeath::KillWhileLaunching && dies_after(death).is_none();
+        let was_up = death != LauncherDeath::KillWhileLaunching && stops_after(death).is_none();
         if was_up && swept.failed.is_empty() {
             break;
         }
@@ -238,7 +236,7 @@ pub(super) fn plan_file(target: &Target<'_>, plan: &Plan) -> PathBuf {
     target.lab.directory.join(format!("{}.plan.json", plan.slug))
 }
 
-/// Starts a launcher of its own, which dies by itself where the death is one of a step.
+/// Starts a launcher of its own, which stops by itself where the death is one of a step.
 pub(super) fn start(target: &Target<'_>, plan: &Plan, death: LauncherDeath) -> std::io::Result<Child> {
     let file = plan_file(target, plan);
     std::fs::write(&file, serde_json::to_vec(plan)?)?;
@@ -251,7 +249,7 @@ pub(super) fn start(target: &Target<'_>, plan: &Plan, death: LauncherDeath) -> s
         .arg(target.lab.state_dir())
         .arg("--run")
         .arg(&target.lab.run)
-        .args(dies_after(death).into_iter().flat_map(|step| ["--die-after", step]))
+        .args(stops_after(death).into_iter().flat_map(|step| ["--stop-after", step]))
         .env(TOKEN_ENV, fresh_nonce().as_str())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -322,8 +320,8 @@ async fn running(backend: &dyn Backend, slug: &str) -> Vec<String> {
     running
 }
 
-/// The step of its launch after which a launcher dies by itself.
-fn dies_after(death: LauncherDeath) -> Option<&'static str> {
+/// The step of its launch after which a launcher stops by itself, to be killed there.
+fn stops_after(death: LauncherDeath) -> Option<&'static str> {
     match death {
         LauncherDeath::KillAfterStep(step) => Some(step),
         LauncherDeath::KillBeforeReadiness => Some("bundle"),
@@ -331,24 +329,39 @@ fn dies_after(death: LauncherDeath) -> Option<&'static str> {
     }
 }
 
-/// Waits for a launcher that kills itself; whether it did.
-async fn wait_until_killed(child: &mut Child, observed: &mut Observation) -> bool {
-    use std::os::unix::process::ExitStatusExt;
-    let ended = tokio::time::timeout(patient(LAUNCH_LIMIT), child.wait()).await;
-    observed.note(format!("the launcher ended with {ended:?}"));
-    matches!(ended, Ok(Ok(status)) if status.signal() == Some(rustix::process::Signal::KILL.as_raw()))
+/// Waits for a launcher that stops itself; whether it did. It lives until it is killed, so that no other launcher of the run sweeps
+/// what is looked at before that.
+async fn wait_until_stopped(child: &mut Child, observed: &mut Observation) -> bool {
+    let deadline = Instant::now() + patient(LAUNCH_LIMIT);
+    while Instant::now() < deadline {
+        if child.id().is_some_and(is_stopped) {
+            return true;
+        }
+        if let Ok(Some(ended)) = child.try_wait() {
+            observed.note(format!("the launcher ended with {ended}"));
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
 }
 
-/// Has this process killed as soon as a launch goes on after having noted a step of this kind: when it notes the next, or says
+/// proc_pid_stat(5): the state comes after the name in brackets.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Has this process stopped as soon as a launch goes on after having noted a step of this kind: when it notes the next, or says
 /// what it does next.
-fn die_after(options: &mut LaunchOptions, step: String) {
+fn stop_after(options: &mut LaunchOptions, step: String) {
     use std::sync::atomic::{AtomicBool, Ordering};
     let is_noted = Arc::new(AtomicBool::new(false));
     let go_on = {
         let is_noted = is_noted.clone();
         move || {
             if is_noted.load(Ordering::SeqCst) {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
             }
         }
     };
