@@ -52,7 +52,7 @@ pub enum PartsError {
     /// They could, but what they need was not built in.
     #[error(
         "the engine's machine is {architecture}, and this program was built without `{part}` for it ({}): `cargo xtask build` \
-         builds the parts of its own machine in, and $BOTTLE_DIST_DIR names a directory with those of more (x86_64, aarch64)",
+         builds the parts of its own machine in, `cargo xtask dist` those of x86_64 and aarch64",
         have(.built)
     )]
     NotBuilt {

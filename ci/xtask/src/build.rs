@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
@@ -10,18 +10,19 @@ use crate::process::{cargo, run, say, target};
 
 /// Flags of everything static. The `getrandom` setting keeps the crate from looking for `getrandom(2)` by `dlsym`, which a
 /// static program has not, and from falling back to a `/dev/urandom` that an empty root may lack.
-const STATIC_FLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
+pub const STATIC_FLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
 
 /// A part: package, profile, features, and the name under which it is kept.
-struct Part {
+pub struct Part {
     package: &'static str,
     profile: &'static str,
     features: &'static [&'static str],
-    name: &'static str,
+    /// Name of its file.
+    pub name: &'static str,
 }
 
 /// In this order: the bundle embeds the guest's init.
-const PARTS: &[Part] = &[
+pub const PARTS: &[Part] = &[
     Part {
         package: "bottle-guest",
         profile: "guest",
@@ -63,49 +64,87 @@ pub struct Built {
     pub programs: PathBuf,
 }
 
+/// What builds for one target.
+pub struct Toolchain {
+    /// The target's name.
+    pub triple: String,
+    /// Where it leaves what it builds.
+    pub target: PathBuf,
+    /// Cargo's `build` for the target, or what takes its place: environment and flags of the compiler are set.
+    pub build: Box<dyn Fn() -> Command>,
+}
+
+impl Toolchain {
+    /// This machine's own.
+    pub fn own() -> anyhow::Result<Self> {
+        let triple = triple()?;
+        let own = triple.clone();
+        Ok(Self {
+            triple,
+            target: target(),
+            build: Box::new(move || {
+                let mut command = cargo();
+                command.args(["build", "--target", &own]).env("RUSTFLAGS", STATIC_FLAGS);
+                command
+            }),
+        })
+    }
+
+    /// Where cargo leaves a program.
+    fn output(&self, profile: &str, program: &str) -> PathBuf {
+        self.target.join(&self.triple).join(profile).join(program)
+    }
+}
+
 /// Builds everything.
 pub fn build() -> anyhow::Result<Built> {
-    let triple = triple()?;
-    let parts = target().join("parts");
-    fs::create_dir_all(&parts)?;
-    for part in PARTS {
-        say(&format!("building {}", part.name));
-        let mut command = cargo();
+    let toolchain = Toolchain::own()?;
+    parts(&toolchain, &own_parts(), |_| true)?;
+    say("building bottle and bottle-conform");
+    let programs = target().join("programs");
+    self::programs(&toolchain, ("BOTTLE_PARTS_DIR", &own_parts()), &programs)?;
+    Ok(Built { programs })
+}
+
+/// Where the parts for this machine are kept.
+pub fn own_parts() -> PathBuf {
+    target().join("parts")
+}
+
+/// Builds the wanted parts into a directory.
+pub fn parts(toolchain: &Toolchain, directory: &Path, wanted: fn(&Part) -> bool) -> anyhow::Result<()> {
+    fs::create_dir_all(directory)?;
+    for part in PARTS.iter().filter(|part| wanted(part)) {
+        say(&format!("building {} for {}", part.name, toolchain.triple));
+        let mut command = (toolchain.build)();
         command
-            .args([
-                "build",
-                "--locked",
-                "--profile",
-                part.profile,
-                "--target",
-                &triple,
-                "-p",
-                part.package,
-            ])
-            .env("RUSTFLAGS", STATIC_FLAGS)
-            .env("BOTTLE_PARTS_DIR", &parts);
+            .args(["--locked", "--profile", part.profile, "-p", part.package])
+            .env("BOTTLE_PARTS_DIR", directory);
         for feature in part.features {
             command.args(["--features", feature]);
         }
         run(&mut command)?;
-        keep(&output(&triple, part.profile, part.package), &parts.join(part.name))?;
+        keep(
+            &toolchain.output(part.profile, part.package),
+            &directory.join(part.name),
+        )?;
     }
-    say("building bottle and bottle-conform");
-    let mut command = cargo();
-    command
-        .args(["build", "--locked", "--release", "--target", &triple])
-        .env("RUSTFLAGS", STATIC_FLAGS)
-        .env("BOTTLE_PARTS_DIR", &parts);
+    Ok(())
+}
+
+/// Builds the two programs into a directory. The variable names what they embed.
+pub fn programs(toolchain: &Toolchain, embedded: (&str, &Path), directory: &Path) -> anyhow::Result<()> {
+    let mut command = (toolchain.build)();
+    command.args(["--locked", "--release"]).env(embedded.0, embedded.1);
     for program in PROGRAMS {
         command.args(["-p", program]);
     }
     run(&mut command)?;
-    let programs = target().join("programs");
-    fs::create_dir_all(&programs)?;
+    fs::create_dir_all(directory)?;
     for program in PROGRAMS {
-        keep(&output(&triple, "release", program), &programs.join(program))?;
+        keep(&toolchain.output("release", program), &directory.join(program))?;
     }
-    Ok(Built { programs })
+    Ok(())
 }
 
 /// A kind of program that cargo leaves among its own.
@@ -130,7 +169,7 @@ pub fn apart(package: &str, kind: Kind, name: &str) -> anyhow::Result<PathBuf> {
         .args(profile)
         .args(["-p", package, option, name, "--message-format=json-render-diagnostics"])
         .env("RUSTFLAGS", STATIC_FLAGS)
-        .env("BOTTLE_PARTS_DIR", target().join("parts"))
+        .env("BOTTLE_PARTS_DIR", own_parts())
         .stderr(Stdio::inherit())
         .output()
         .context("could not start cargo")?;
@@ -152,13 +191,8 @@ fn executable(messages: &str) -> Option<PathBuf> {
     })
 }
 
-/// Where cargo leaves a program.
-fn output(triple: &str, profile: &str, program: &str) -> PathBuf {
-    target().join(triple).join(profile).join(program)
-}
-
 /// Copies a file when it differs, so that what embeds it is not built again for nothing.
-fn keep(from: &Path, to: &Path) -> anyhow::Result<()> {
+pub fn keep(from: &Path, to: &Path) -> anyhow::Result<()> {
     let new = fs::read(from).with_context(|| format!("expected a built program at {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());

@@ -7,11 +7,13 @@ mod arrows;
 mod bench;
 mod build;
 mod conform;
+mod dist;
 mod engine;
 mod lane;
 mod machines;
 mod packages;
 mod process;
+mod python;
 mod test;
 mod tidy;
 mod tools;
@@ -35,6 +37,8 @@ enum Command {
     Test(test::Arguments),
     /// Builds the static parts and the two programs.
     Build,
+    /// Builds what runs in guests for every architecture, and the two programs with all of it.
+    Dist(dist::Arguments),
     /// Finds, installs and starts the container engine.
     Engine,
     /// Runs a command where both kinds of guest can be had: here, or in an emulated machine.
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Command::Conform(arguments) => conform::conform(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Build => build::build().map(|_| ExitCode::SUCCESS),
+        Command::Dist(arguments) => dist::dist(&arguments),
         Command::Engine => engine::ensure().map(|()| ExitCode::SUCCESS),
         Command::Lane(arguments) => lane::lane(&arguments),
         Command::Machines(arguments) => machines::machines(&arguments),

@@ -7,14 +7,11 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::recipe;
-use crate::packages;
 use crate::process::{run, say};
+use crate::python;
 
 /// Wheel's program; its own name makes it look for packed assets.
 const PROGRAM: &str = "smol-vmm";
-
-/// The registry's client.
-const PIP: &[packages::Needed] = &[("/usr/lib/python3/dist-packages/pip", "python3-pip")];
 
 /// Makes sure that smolvm lies in the cache; the directory.
 pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
@@ -22,7 +19,7 @@ pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
     if directory.join("smolvm").is_file() {
         return Ok(directory);
     }
-    let python = python()?;
+    let python = python::with_pip("getting smolvm")?;
     say(&format!(
         "getting smolvm {} (package smolmachines of the Python registry)",
         recipe::SMOLVM
@@ -59,19 +56,6 @@ pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
     fs::rename(&made, &directory).with_context(|| format!("could not make {}", directory.display()))?;
     fs::remove_dir_all(&work)?;
     Ok(directory)
-}
-
-/// A Python with pip: one that is there, or the distribution's.
-fn python() -> anyhow::Result<&'static str> {
-    let has_pip = |name: &&str| {
-        let tried = Command::new(name).args(["-m", "pip", "--version"]).output();
-        tried.is_ok_and(|output| output.status.success())
-    };
-    if let Some(name) = ["python3", "python"].into_iter().find(has_pip) {
-        return Ok(name);
-    }
-    packages::ensure("getting smolvm", PIP)?;
-    Ok("/usr/bin/python3")
 }
 
 /// Puts what the wheel holds where the program looks for it.
