@@ -21,7 +21,7 @@ mod subnet;
 use std::path::PathBuf;
 
 pub use export::ProgramSettings;
-pub use image::{BuiltImage, ImageFile, ImageSettings, build_image, engine_architecture, program_image};
+pub use image::{BuiltImage, ImageFile, ImageSettings, build_image, program_image};
 
 /// A connection to a Docker Engine. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -15,8 +15,9 @@ use tokio::process::Command;
 
 use crate::program::{refused, unexpected};
 
-/// Users below this are the host's own, above the range another program's: a rule for them would hit others.
-const USERS: std::ops::Range<u32> = 2_000_000..3_000_000;
+/// Users that root's machines run as (smolvm 1.32.2). Below this are the host's own, above the range another program's: a rule for
+/// them would hit others.
+pub const USERS: std::ops::Range<u32> = 2_000_000..3_000_000;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether this process can set rules.

@@ -81,6 +81,14 @@ impl Settings {
         locate(self.program.as_deref()).is_ok()
     }
 
+    /// The smolvm program: the one that is named, or the first on the path.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_program(&self) -> Result<PathBuf, BackendError> {
+        locate(self.program.as_deref())
+    }
+
     /// Directory of the host that stands for this volume, which a bundle shares with its guest.
     pub fn shared(&self, volume: &str) -> PathBuf {
         Site::new(self).shared().join(volume)

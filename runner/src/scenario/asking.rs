@@ -18,8 +18,13 @@ pub fn ask_with(host: &str, nonce: &str) -> Action {
 
 /// A request inside TLS, as the host of a route wants it.
 pub fn tunnel(host: &str) -> Action {
-    let connect = format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n");
     let get = format!("GET /{{nonce}} HTTP/1.1\r\nhost: {host}\r\nx-bottle-nonce: {{nonce}}\r\n\r\n");
+    inside(host, get, Step::Read { ms: 500 })
+}
+
+/// These bytes inside TLS to a host, and how its answer is read.
+pub fn inside(host: &str, request: String, answer: Step) -> Action {
+    let connect = format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n");
     Action::Talk {
         to: "proxy".to_owned(),
         steps: vec![
@@ -30,8 +35,8 @@ pub fn tunnel(host: &str) -> Action {
                 alpn: Vec::new(),
                 split: None,
             },
-            Step::Send { text: get },
-            Step::Read { ms: 500 },
+            Step::Send { text: request },
+            answer,
         ],
     }
 }

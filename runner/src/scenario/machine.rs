@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use bottle_plan::MountSource;
 use bottle_policy::SHARED_DIR;
-use bottle_smolvm::Settings;
+use bottle_smolvm::{Settings, USERS};
 use probe_spec::{Action, ProcessCheck, RunnerCase, Vantage};
 
 use super::{Observation, Together};
@@ -15,9 +15,6 @@ use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::facts::of_process;
 use crate::selection::CaseCell;
-
-/// Users of machines (smolvm 1.32.2); below are the host's own.
-const USERS: std::ops::Range<u32> = 2_000_000..3_000_000;
 
 /// Has the guest attack files of the host that everybody may write, in a share that is read-only. One agent attempts all cases.
 pub async fn share(target: &Target<'_>, cell: &CaseCell) -> Result<Observation, SuiteError> {
@@ -248,13 +245,10 @@ fn open_files(pid: i32) -> std::io::Result<Vec<(String, PathBuf)>> {
 fn own_places() -> Vec<PathBuf> {
     let settings = Settings::from_env();
     let mut places = vec![settings.state.clone(), settings.cache.clone()];
-    let named = settings.program.or_else(|| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path)
-            .map(|directory| directory.join("smolvm"))
-            .find(|program| program.is_file())
-    });
-    let real = named.and_then(|program| program.canonicalize().ok());
+    let real = settings
+        .find_program()
+        .ok()
+        .and_then(|program| program.canonicalize().ok());
     places.extend(real.and_then(|program| program.parent().map(Path::to_owned)));
     places
 }

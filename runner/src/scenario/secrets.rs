@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
 
 use super::search::{contains, find};
-use super::{Observation, Seen, attempt_in, evidence};
+use super::{Observation, Seen, asking, attempt_in, evidence};
 use crate::assemble::Proof;
 use crate::batch::Target;
 use crate::error::SuiteError;
@@ -51,28 +51,7 @@ const READ: Step = Step::Read { ms: 500 };
 /// Requests that make the bundle handle the token: one whose origin sends back what it was sent, one that succeeds, and some that
 /// fail on the way.
 fn uses() -> Vec<Action> {
-    let inside = |request: &str, answer: Step| {
-        let connect = format!(
-            "CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\nx-bottle-nonce: {{nonce}}\r\n\r\n",
-            host = world::ROUTE
-        );
-        Action::Talk {
-            to: "proxy".to_owned(),
-            steps: vec![
-                Step::Send { text: connect },
-                Step::Success,
-                Step::Tls {
-                    sni: Some(world::ROUTE.to_owned()),
-                    alpn: Vec::new(),
-                    split: None,
-                },
-                Step::Send {
-                    text: request.to_owned(),
-                },
-                answer,
-            ],
-        }
-    };
+    let inside = |request: &str, answer: Step| asking::inside(world::ROUTE, request.to_owned(), answer);
     let get = format!(
         "GET /{{nonce}} HTTP/1.1\r\nhost: {}\r\nx-bottle-nonce: {{nonce}}\r\nconnection: close\r\n\r\n",
         world::ROUTE

@@ -34,17 +34,7 @@ fn slug(site: &Site) -> String {
 fn a_closed_terminal_ends_the_bottle(#[case] then: &str) {
     let site = Site::new();
     let (ours, theirs) = terminal();
-    let mut command = Command::new("setsid");
-    site.prepare(&mut command).args([
-        "--ctty",
-        "--wait",
-        env!("CARGO_BIN_EXE_bottle"),
-        "run",
-        "-y",
-        "-b",
-        "dev",
-        "--",
-    ]);
+    let mut command = site.run_on_terminal();
     command.args(["sh", "-c", &format!("echo is-$((1+1)); {then}")]);
     let end = || Stdio::from(theirs.try_clone().unwrap());
     let mut child = Launched::start(command.stdin(end()).stdout(end()).stderr(end()));

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bottle_backend::Backend;
@@ -217,18 +217,7 @@ fn a_real_terminal_is_followed_and_restored() {
     let (ours, theirs) = terminal();
     resize(&ours, 33, 101);
     let before = tcgetattr(&theirs).unwrap();
-    // setsid makes it the controlling terminal, so that the kernel itself tells changes of size.
-    let mut command = Command::new("setsid");
-    site.prepare(&mut command).args([
-        "--ctty",
-        "--wait",
-        env!("CARGO_BIN_EXE_bottle"),
-        "run",
-        "-y",
-        "-b",
-        "dev",
-        "--",
-    ]);
+    let mut command = site.run_on_terminal();
     command.args([
         "sh",
         "-c",

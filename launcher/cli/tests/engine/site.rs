@@ -99,6 +99,16 @@ impl Site {
             .stderr(Stdio::piped())
     }
 
+    /// `bottle run`, whose command is still to be given. Its input becomes its controlling terminal, so that the kernel itself tells it
+    /// changes of size and a hang-up.
+    pub fn run_on_terminal(&self) -> Command {
+        let mut command = Command::new("setsid");
+        let bottle = env!("CARGO_BIN_EXE_bottle");
+        self.prepare(&mut command)
+            .args(["--ctty", "--wait", bottle, "run", "-y", "-b", "dev", "--"]);
+        command
+    }
+
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }
