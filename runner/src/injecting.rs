@@ -4,11 +4,12 @@
 //! code. So the one line on its way to the bundle's standard input is changed here.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bottle_backend::{
     Backend, BackendError, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Input, Labels, NetworkMade,
-    Observed, Resource, Role, Streams,
+    Observed, RelaySecret, Resource, Role, Streams,
 };
 use bottle_leaky::Removed;
 use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, VolumePlan};
@@ -112,6 +113,15 @@ impl Backend for Injecting {
             all.extend(subnets.clone());
             self.inner.create(role, plan, labels, &all).await
         })
+    }
+
+    fn relay<'a>(
+        &'a self,
+        guest: &'a str,
+        to: SocketAddr,
+        secret: RelaySecret,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.inner.relay(guest, to, secret)
     }
 
     fn start<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {

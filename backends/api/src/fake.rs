@@ -52,6 +52,7 @@ struct State {
     networks: BTreeMap<String, (NetworkPlan, Labels)>,
     volumes: BTreeMap<String, Labels>,
     made: usize,
+    published: BTreeMap<String, Vec<(IpAddr, u16)>>,
 }
 
 struct Container {
@@ -76,6 +77,7 @@ impl Fake {
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             made: 0,
+            published: BTreeMap::new(),
         };
         Self {
             kind,
@@ -106,6 +108,11 @@ impl Fake {
     /// none, the bundle ends with code 1.
     pub fn bundle_says(&self, lines: Vec<String>) {
         self.state().bundle_says = lines;
+    }
+
+    /// From now on every container publishes this port (like `8888/tcp`) there.
+    pub fn publishes(&self, port: &str, at: &[(IpAddr, u16)]) {
+        self.state().published.insert(port.to_owned(), at.to_vec());
     }
 
     /// From now on only these images are there.
@@ -295,6 +302,7 @@ impl Fake {
     }
 
     fn see(&self, id: &str) -> Result<Observed, BackendError> {
+        let published = self.state().published.clone();
         self.container("observe", id, |container| Observed {
             id: id.to_owned(),
             applied: container.plan.clone(),
@@ -311,7 +319,7 @@ impl Fake {
                     .collect(),
                 NetworkMode::None | NetworkMode::Host => BTreeMap::new(),
             },
-            published: BTreeMap::new(),
+            published: published.clone(),
             pid: container.running.then_some(1),
             running: container.running,
         })

@@ -10,11 +10,12 @@ mod patience;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 
 use bottle_plan::{BackendKind, ContainerPlan, HostFacts, NetworkPlan, Topology, VolumePlan};
 use bytes::Bytes;
+use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -31,6 +32,9 @@ pub type Labels = BTreeMap<String, String>;
 pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
 /// The way bytes come from a process.
 pub type Output = Pin<Box<dyn AsyncRead + Send>>;
+
+/// What a bundle's relay asks for; made for one bottle, and wiped from memory when it is dropped.
+pub type RelaySecret = SecretBox<[u8; 32]>;
 
 /// Which of a bottle's two halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -86,6 +90,9 @@ pub struct EngineFacts {
     pub subnets: Vec<String>,
     /// Whether the engine shares this machine's kernel (not so with an engine in a VM of its own).
     pub shares_kernel: bool,
+    /// Whether the sockets of a guest's bundle are led to it by a relay ([`Backend::relay`]), since it cannot open them itself.
+    #[serde(default)]
+    pub relays: bool,
     /// Processors of the engine's machine; `None` when it does not say.
     pub processors: Option<u32>,
 }
@@ -95,6 +102,7 @@ impl EngineFacts {
     pub fn add_to(self, facts: &mut HostFacts) {
         facts.subnets = self.subnets;
         facts.processors = self.processors;
+        facts.relay = self.relays;
     }
 }
 
@@ -229,6 +237,24 @@ pub trait Backend: Send + Sync {
 
     /// Attaches to the standard streams of a container, before or after its start.
     fn attach<'a>(&'a self, role: Role, id: &'a str, tty: bool) -> BoxFuture<'a, Result<Streams, BackendError>>;
+
+    /// Leads a guest's sockets to the published port of its bundle, which asks for the secret: from before the guest's start
+    /// until it is removed. Only of guests whose plan has a relay.
+    fn relay<'a>(
+        &'a self,
+        guest: &'a str,
+        to: SocketAddr,
+        secret: RelaySecret,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        drop(secret);
+        Box::pin(async move {
+            Err(BackendError {
+                call: format!("lead the sockets of {guest} to {to}"),
+                problem: "this backend's guests have their bundle's sockets themselves".to_owned(),
+                kind: BackendErrorKind::Refused,
+            })
+        })
+    }
 
     /// Starts it.
     fn start<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bottle_backend::{
     Backend, BackendError, BackendErrorKind, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Labels,
-    NetworkMade, Observed, Output, Resource, Role, Streams,
+    NetworkMade, Observed, Output, RelaySecret, Resource, Role, Streams,
 };
 use bottle_plan::{BackendKind, ContainerPlan, LABEL_ROLE, NetworkPlan, VolumePlan, is_path};
 use bytes::Bytes;
@@ -35,14 +36,7 @@ impl Backend for Smolvm {
     fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, BackendError>> {
         Box::pin(async {
             let mut facts = self.inner.facts().await?;
-            if !facts.shares_kernel {
-                let problem = format!(
-                    "the engine ({}) runs on another kernel than this machine's, so that sockets of its containers cannot be \
-                     handed to a machine here; use an engine on this machine, or the backend `docker`",
-                    facts.engine
-                );
-                return Err(refused("look at the engine", problem));
-            }
+            facts.relays = self.settings.relays(&facts);
             facts.engine = format!("{} with smolvm {}", facts.engine, self.maker.program.version());
             Ok(facts)
         })
@@ -114,6 +108,15 @@ impl Backend for Smolvm {
                 self.machine(id)?.attach(tty)
             }),
         }
+    }
+
+    fn relay<'a>(
+        &'a self,
+        guest: &'a str,
+        to: SocketAddr,
+        secret: RelaySecret,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move { self.maker.relay(&*self.machine(guest)?, to, &secret) })
     }
 
     fn start<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {

@@ -22,6 +22,7 @@ mod own_failure;
 mod processes;
 mod program;
 mod programs;
+mod relay;
 mod removal;
 mod routing;
 mod session;
@@ -61,6 +62,7 @@ pub struct Smolvm {
     site: Site,
     cache: Cache,
     maker: Maker,
+    settings: Settings,
     /// Who keeps routed machines to a port, or why nobody can.
     narrowing: Result<Narrowing, String>,
     starts: Semaphore,
@@ -96,6 +98,7 @@ impl Smolvm {
                 start_tries: settings.start_tries,
             },
             site,
+            settings: settings.clone(),
             starts: Semaphore::new(settings.starts_at_once.max(1)),
             machines: Mutex::default(),
             further: Mutex::default(),

@@ -1,9 +1,10 @@
 //! One machine: made, started, entered, removed.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bottle_backend::{BackendError, Input, Labels, Observed, Streams};
+use bottle_backend::{BackendError, Input, Labels, Observed, RelaySecret, Streams};
 use bottle_plan::{ContainerPlan, MACHINE_SOCKETS, MountSource};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -16,6 +17,7 @@ use crate::listing::{self, Listed};
 use crate::mediation::Decider;
 use crate::processes::Process;
 use crate::program::{Limits, Program, refused, unexpected};
+use crate::relay::{Relay, Way};
 use crate::routing::{Narrowing, Route};
 use crate::shapes::MachineSpec;
 use crate::shared::Shared;
@@ -52,6 +54,8 @@ struct Held {
     terminal: Option<Terminal>,
     /// Who decides about its connections, as long as it is there.
     decider: Option<Decider>,
+    /// Who leads its sockets to the bundle, where it cannot be handed the bundle's own.
+    relay: Option<Relay>,
 }
 
 /// What machines are made with.
@@ -191,12 +195,21 @@ impl Maker {
         self.program.call_for(&words, CALLED_WRONGLY, self.limits.create).await
     }
 
+    /// Leads a machine's sockets to its bundle's published port.
+    pub(crate) fn relay(&self, machine: &Machine, to: SocketAddr, secret: &RelaySecret) -> Result<(), BackendError> {
+        let relay = Relay::open(&machine.spec, self.program.shapes(), to, secret)?;
+        machine.held().relay = Some(relay);
+        Ok(())
+    }
+
     /// Who decides about the connections of a routed machine that smolvm keeps to its port.
     async fn decider(&self, machine: &Machine) -> Result<Option<Decider>, BackendError> {
-        let Some(route) = machine.route.filter(|route| route.by == Narrowing::Mediation) else {
+        let way = machine.way();
+        let mediated = |route: &Route| way.is_some() || route.by == Narrowing::Mediation;
+        let Some(route) = machine.route.filter(mediated) else {
             return Ok(None);
         };
-        let opened = Decider::open(route.proxy).await;
+        let opened = Decider::open(route.proxy, way).await;
         opened.map(Some).map_err(|error| {
             let call = format!("listen for the connections of {}", machine.spec.name);
             unexpected(call, error.to_string())
@@ -208,7 +221,7 @@ impl Maker {
         let Some(Route {
             proxy,
             by: Narrowing::Firewall,
-        }) = machine.route
+        }) = machine.route.filter(|_| machine.way().is_none())
         else {
             return Ok(());
         };
@@ -325,6 +338,11 @@ impl Machine {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The way to the proxy of a routed one whose sockets are led.
+    fn way(&self) -> Option<Way> {
+        self.held().relay.as_ref().and_then(Relay::way)
+    }
+
     /// Attaches to the command, before it is started.
     pub(crate) fn attach(&self, tty: bool) -> Result<Streams, BackendError> {
         let call = format!("attach to {}", self.spec.name);
@@ -371,6 +389,7 @@ impl Machine {
         let mut held = self.held();
         held.client = None;
         held.decider = None;
+        held.relay = None;
         held.stdin = None;
     }
 }

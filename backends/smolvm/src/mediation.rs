@@ -2,7 +2,7 @@
 //!
 //! Each connection to the listener is a question about one connection of the guest (smolvm's `docs/mediated-egress.md`,
 //! version 2 of the protocol): who asks proves it with a token, says where to, and is answered with one byte. There is one
-//! place that is allowed. Whatever else comes, and silence, is no answer, and without an answer smolvm does not connect: the
+//! place that is allowed; where smolvm cannot reach it, the connection of the question is led there and becomes the guest's. Whatever else comes, and silence, is no answer, and without an answer smolvm does not connect: the
 //! end of this process shuts the machine in.
 
 use std::io;
@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use bottle_backend::patient;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::relay::{Way, lead};
 
 /// First bytes of a question.
 const MAGIC: &[u8; 8] = b"SMOLMEG2";
@@ -27,11 +29,15 @@ const MOST_PAYLOAD: usize = 8 * 1024;
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// Questions at a time.
 const AT_ONCE: usize = 64;
+/// Questions and connections that are led at a time.
+const LED: usize = 1024;
 
 /// smolvm is to connect itself.
 const ALLOW: u8 = 0;
 /// It is not to.
 const DENY: u8 = 1;
+/// The connection of the question is the guest's from here on.
+const REDIRECT: u8 = 2;
 
 /// Who decides about the connections of one machine, until it is dropped.
 pub(crate) struct Decider {
@@ -41,15 +47,15 @@ pub(crate) struct Decider {
 }
 
 impl Decider {
-    /// Listens, with a fresh token.
-    pub(crate) async fn open(proxy: SocketAddrV4) -> io::Result<Self> {
+    /// Listens, with a fresh token. With a way, smolvm is not let connect to the proxy: the connection is led.
+    pub(crate) async fn open(proxy: SocketAddrV4, way: Option<Way>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut token = [0; TOKEN];
         getrandom::fill(&mut token).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self {
             address: listener.local_addr()?,
             token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
-            serving: tokio::spawn(serve(listener, token, proxy)),
+            serving: tokio::spawn(serve(listener, token, proxy, way)),
         })
     }
 
@@ -70,38 +76,74 @@ impl Drop for Decider {
     }
 }
 
-async fn serve(listener: TcpListener, token: [u8; TOKEN], proxy: SocketAddrV4) {
+async fn serve(listener: TcpListener, token: [u8; TOKEN], proxy: SocketAddrV4, way: Option<Way>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut answering = JoinSet::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
+        let accept = async {
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((place, listener.accept().await))
         };
-        let Ok((mut asking, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        tokio::spawn(async move {
-            let _place = place;
-            let question = tokio::time::timeout(patient(ASKED_WITHIN), question(&mut asking, &token));
-            let answer = match question.await {
-                Ok(Ok(to)) if to == SocketAddr::V4(proxy) => ALLOW,
-                Ok(Ok(to)) => {
-                    tracing::debug!(%to, "a connection of a machine is refused");
-                    DENY
+        tokio::select! {
+            Some(_) = answering.join_next() => {}
+            accepted = accept, if answering.len() < LED => match accepted {
+                Some((place, Ok((asking, _)))) => {
+                    answering.spawn(answer(asking, token, proxy, way.clone(), place));
                 }
-                Ok(Err(error)) => {
-                    return tracing::warn!(%error, "a question about a machine's connection is not understood");
-                }
-                Err(_) => return tracing::warn!("a question about a machine's connection did not come to its end"),
-            };
-            // Who does not wait for the answer does not connect either.
-            let _ = asking.write_all(&[answer]).await;
-        });
+                Some((_, Err(_))) => tokio::time::sleep(Duration::from_millis(50)).await,
+                None => return,
+            }
+        }
     }
 }
 
-/// Reads a question to its end; where the guest wants to connect to.
-async fn question(from: &mut (impl AsyncRead + Unpin), token: &[u8; TOKEN]) -> io::Result<SocketAddr> {
+async fn answer(
+    mut asking: TcpStream,
+    token: [u8; TOKEN],
+    proxy: SocketAddrV4,
+    way: Option<Way>,
+    place: OwnedSemaphorePermit,
+) {
+    let question = tokio::time::timeout(patient(ASKED_WITHIN), question(&mut asking, &token));
+    let (to, first) = match question.await {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(error)) => return tracing::warn!(%error, "a question about a machine's connection is not understood"),
+        Err(_) => return tracing::warn!("a question about a machine's connection did not come to its end"),
+    };
+    let is_allowed = to == SocketAddr::V4(proxy);
+    if !is_allowed {
+        tracing::debug!(%to, "a connection of a machine is refused");
+    }
+    let led = match way.filter(|_| is_allowed) {
+        Some(way) => Some(way.connect().await),
+        None => None,
+    };
+    // Who does not wait for the answer does not connect either.
+    match led {
+        None => {
+            let _ = asking.write_all(&[if is_allowed { ALLOW } else { DENY }]).await;
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a connection of a machine does not reach its bundle");
+            let _ = asking.write_all(&[DENY]).await;
+        }
+        Some(Ok(mut bundle)) => {
+            drop(place);
+            let begun = async {
+                asking.set_nodelay(true)?;
+                asking.write_all(&[REDIRECT]).await?;
+                // smolvm has read them from the guest and does not say them again.
+                bundle.write_all(&first).await
+            };
+            if begun.await.is_ok() {
+                lead(asking, bundle).await;
+            }
+        }
+    }
+}
+
+/// Reads a question to its end; where the guest wants to connect to, and the first bytes that it has sent there.
+async fn question(from: &mut (impl AsyncRead + Unpin), token: &[u8; TOKEN]) -> io::Result<(SocketAddr, Vec<u8>)> {
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic).await?;
@@ -110,13 +152,7 @@ async fn question(from: &mut (impl AsyncRead + Unpin), token: &[u8; TOKEN]) -> i
     }
     let mut theirs = [0; TOKEN];
     from.read_exact(&mut theirs).await?;
-    // Every byte is looked at, so that the time tells nothing.
-    if theirs
-        .iter()
-        .zip(token)
-        .fold(0, |seen, (one, other)| seen | (one ^ other))
-        != 0
-    {
+    if !bottle_policy::relay::is_same(&theirs, token) {
         return refuse("its token is not this machine's");
     }
     from.read_exact(&mut [0; IDS]).await?;
@@ -131,9 +167,9 @@ async fn question(from: &mut (impl AsyncRead + Unpin), token: &[u8; TOKEN]) -> i
     if length > MOST_PAYLOAD {
         return refuse("it has more of the guest's bytes than it may");
     }
-    // They are for who inspects.
-    from.read_exact(&mut vec![0; length]).await?;
-    Ok(SocketAddr::new(address, port))
+    let mut first = vec![0; length];
+    from.read_exact(&mut first).await?;
+    Ok((SocketAddr::new(address, port), first))
 }
 
 #[cfg(test)]
@@ -166,7 +202,8 @@ mod tests {
         let mut from = bytes;
         let read = question(&mut from, &OURS).await.map_err(|error| error.to_string())?;
         assert!(from.is_empty(), "{} bytes are left", from.len());
-        Ok(read)
+        assert!(read.1.iter().all(|byte| *byte == b'x'));
+        Ok(read.0)
     }
 
     #[tokio::test]
@@ -215,9 +252,8 @@ mod tests {
     /// Byte by byte, as a slow host may send it; then what is not allowed, and who has no token.
     #[tokio::test]
     async fn one_place_is_allowed() {
-        use tokio::net::TcpStream;
         let proxy: SocketAddrV4 = "10.213.4.2:8888".parse().unwrap();
-        let decider = Decider::open(proxy).await.unwrap();
+        let decider = Decider::open(proxy, None).await.unwrap();
         assert_eq!(decider.token().len(), 2 * TOKEN);
         let token: Vec<u8> = (0..TOKEN)
             .map(|index| u8::from_str_radix(&decider.token()[2 * index..][..2], 16).unwrap())

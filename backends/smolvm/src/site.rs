@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bottle_backend::BackendError;
+use bottle_backend::{BackendError, EngineFacts};
 
 use crate::firewall;
 use crate::program::{Limits, locate, refused};
@@ -27,6 +27,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether rules of the host's firewall keep routed machines to their proxy's port; else smolvm does.
     pub firewall: bool,
+    /// Whether bundles are reached by a relay even where their sockets could be handed over: to try that way.
+    pub always_relay: bool,
     /// How many machines may be starting at a time. Two at once take longer than one after the other.
     pub starts_at_once: usize,
     /// How often a machine that does not come up within its limit is started in all; each time it is made anew.
@@ -35,8 +37,8 @@ pub struct Settings {
 
 impl Settings {
     /// From the environment: `BOTTLE_SMOLVM`, `BOTTLE_SMOLVM_STATE_DIR`, `BOTTLE_CACHE_DIR`, `BOTTLE_SMOLVM_STARTS` (at a
-    /// time), `BOTTLE_SMOLVM_START_SECONDS` (at most, each time), `BOTTLE_SMOLVM_START_TRIES`. Root's own places can be reached by its machines' users, which a home
-    /// directory cannot.
+    /// time), `BOTTLE_SMOLVM_START_SECONDS` (at most, each time), `BOTTLE_SMOLVM_START_TRIES`, `BOTTLE_SMOLVM_RELAY` (`always`).
+    /// Root's own places can be reached by its machines' users, which a home directory cannot.
     pub fn from_env() -> Self {
         let variable = |name| {
             std::env::var_os(name)
@@ -69,6 +71,7 @@ impl Settings {
                 .unwrap_or_else(|| below("XDG_CACHE_HOME", ".cache", "/var/cache/bottle")),
             limits,
             firewall: firewall::can_be_set(),
+            always_relay: std::env::var("BOTTLE_SMOLVM_RELAY").as_deref() == Ok("always"),
             starts_at_once: number("BOTTLE_SMOLVM_STARTS").map_or(1, |starts| starts as usize),
             start_tries: number("BOTTLE_SMOLVM_START_TRIES").map_or(2, |tries| tries as usize),
         }
@@ -87,6 +90,12 @@ impl Settings {
     /// When there is none.
     pub fn find_program(&self) -> Result<PathBuf, BackendError> {
         locate(self.program.as_deref())
+    }
+
+    /// Whether machines reach their bundles in this engine by a relay: a socket leads nowhere from another kernel. The one place
+    /// where that is decided; the plan follows, and everything else follows the plan.
+    pub fn relays(&self, engine: &EngineFacts) -> bool {
+        self.always_relay || !engine.shares_kernel
     }
 
     /// Directory of the host that stands for this volume, which a bundle shares with its guest.
@@ -182,12 +191,18 @@ fn make_gate(path: &Path) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
+    open_to_machines(path, 0o710, 0o711)
+}
+
+/// Opens something of root's to the users that its machines run as: by this mode to their group, or where there is none by the
+/// other.
+pub(crate) fn open_to_machines(path: &Path, to_group: u32, to_all: u32) -> io::Result<()> {
     let mode = match group("kvm") {
         Some(gid) => {
             std::os::unix::fs::chown(path, None, Some(gid))?;
-            0o710
+            to_group
         }
-        None => 0o711,
+        None => to_all,
     };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }

@@ -143,7 +143,7 @@ impl Site {
             slug_entropy: (now ^ round as u64).to_be_bytes(),
             ..HostFacts::default()
         };
-        self.docker.facts().await?.add_to(&mut facts);
+        self.machines.facts().await?.add_to(&mut facts);
         facts.default_limits = Limits {
             memory: Some(MEMORY_MIB << 20),
             milli_cpus: Some(1000),

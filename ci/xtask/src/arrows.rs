@@ -17,7 +17,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Effects.
     ("bottle-backend", &["bottle-plan"]),
     ("bottle-docker", &["bottle-backend", "bottle-plan"]),
-    ("bottle-smolvm", &["bottle-backend", "bottle-docker", "bottle-plan"]),
+    (
+        "bottle-smolvm",
+        &["bottle-backend", "bottle-docker", "bottle-plan", "bottle-policy"],
+    ),
     ("bottle-launch", &["bottle-backend", "bottle-plan", "bottle-policy"]),
     ("bottle-wire", &["bottle-policy"]),
     ("bottle-pipelock", &["bottle-policy", "bottle-wire"]),

@@ -131,6 +131,7 @@ impl Loaded {
         Ok(HostFacts {
             subnets: Vec::new(),
             processors: None,
+            relay: false,
             home,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),

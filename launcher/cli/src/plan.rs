@@ -6,6 +6,7 @@ use std::io::Write as _;
 use bottle_backend::{Backend, EngineFacts};
 use bottle_docker::Docker;
 use bottle_plan::{BackendKind, Plan, Topology};
+use bottle_smolvm::Settings;
 
 use crate::args::PlanArgs;
 use crate::failure::{Failure, say};
@@ -44,7 +45,10 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
 }
 
 async fn engine() -> Result<EngineFacts, Failure> {
-    Ok(Docker::connect().await?.facts().await?)
+    let mut facts = Docker::connect().await?.facts().await?;
+    // No smolvm is needed to say how its machines would reach the bundle.
+    facts.relays = Settings::from_env().relays(&facts);
+    Ok(facts)
 }
 
 /// Prints the schema.
@@ -107,5 +111,11 @@ fn summary(plan: &Plan) -> String {
         line("volume", volume.name.clone());
     }
     line("bundle", plan.bundle.image.clone());
+    for (port, address, _) in &plan.bundle.publish {
+        line(
+            "published",
+            format!("{port} of the bundle on {address}, for the launcher's relay"),
+        );
+    }
     text
 }

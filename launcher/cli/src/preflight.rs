@@ -148,7 +148,11 @@ fn place(plan: &Plan) -> String {
         Topology::Sealed => "sealed: the guest has no network",
         Topology::Routed => "routed: the guest shares an internal network with its proxy",
     };
-    format!("{backend}, {topology}")
+    let relay = match plan.config.relay {
+        None => "",
+        Some(_) => "; the launcher leads it to the bundle",
+    };
+    format!("{backend}, {topology}{relay}")
 }
 
 fn limits(limits: &Limits) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bottle_backend::{Input, Role, patient};
+use bottle_backend::{Input, RelaySecret, Role, patient};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
@@ -77,12 +77,18 @@ pub(crate) struct RunningBundle {
     pub(crate) lease: Lease,
     pub(crate) heard: Arc<Heard>,
     ready: OnceLock<(String, u64)>,
+    relay_secret: Mutex<Option<RelaySecret>>,
 }
 
 impl RunningBundle {
     /// What its `ready` event said.
     pub(crate) fn ready(&self) -> (String, u64) {
         self.ready.get().cloned().unwrap_or_default()
+    }
+
+    /// What its relay asks for; `None` the second time, or when it has none.
+    pub(crate) fn take_relay_secret(&self) -> Option<RelaySecret> {
+        self.relay_secret.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The failure to report when it is found to have ended.
@@ -134,9 +140,13 @@ impl Site {
         self.keep_task(tokio::spawn(heard.clone().read_stdout(streams.stdout)));
         self.keep_task(tokio::spawn(heard.clone().read_stderr(streams.stderr)));
         let mut input = streams.stdin;
+        let relay_secret = self.relay_secret().map_err(|source| LaunchFailure::BundleInput {
+            source,
+            stderr: Vec::new(),
+        })?;
         let sent = {
             let mut start = std::pin::pin!(self.start_half(Role::Bundle, &half));
-            let mut send = std::pin::pin!(self.send_configuration(&mut input, &secrets));
+            let mut send = std::pin::pin!(self.send_configuration(&mut input, &secrets, relay_secret.as_ref()));
             let mut sent = None;
             loop {
                 tokio::select! {
@@ -159,6 +169,7 @@ impl Site {
             lease,
             heard,
             ready: OnceLock::new(),
+            relay_secret: Mutex::new(relay_secret),
         };
         if let Err(source) = sent {
             // A bundle that ends before it has read everything is the cause, not the broken pipe.
@@ -176,10 +187,15 @@ impl Site {
         Ok(bundle)
     }
 
-    async fn send_configuration(&self, input: &mut Input, secrets: &Secrets) -> std::io::Result<()> {
+    async fn send_configuration(
+        &self,
+        input: &mut Input,
+        secrets: &Secrets,
+        relay: Option<&RelaySecret>,
+    ) -> std::io::Result<()> {
         let mut config = serde_json::to_vec(&self.plan().config)?;
         config.push(b'\n');
-        let tokens = secrets.line(&self.plan().token_env)?;
+        let tokens = secrets.line(&self.plan().token_env, relay)?;
         let send = async {
             input.write_all(&config).await?;
             input.write_all(&tokens).await?;

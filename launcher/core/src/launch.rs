@@ -193,6 +193,7 @@ impl Site {
             (bundle, guest)
         };
         let (bundle_seen, mut guest_seen) = self.compare(&bundle, &guest).await?;
+        self.lead(bundle.take_relay_secret(), &bundle_seen, &guest).await?;
         let workspace = self.fill_workspace(&guest, &guest_seen).await?;
         if self.plan().lifecycle.bundle_first {
             self.provide(&bundle).await?;

@@ -16,6 +16,7 @@ mod made;
 mod owner;
 mod provide;
 pub mod record;
+mod relay;
 mod secrets;
 mod state;
 mod sweep;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use bottle_backend::RelaySecret;
 use secrecy::{ExposeSecret, SecretString};
 use serde::ser::SerializeMap;
 use zeroize::Zeroizing;
@@ -48,23 +49,42 @@ impl Secrets {
             .collect()
     }
 
-    /// The second line of the bundle's standard input (`bottle_policy::Tokens` as JSON), with only the `wanted` names.
-    pub(crate) fn line(&self, wanted: &[String]) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    /// The second line of the bundle's standard input (`bottle_policy::Tokens` as JSON), with only the `wanted` names, and with
+    /// the secret of its relay.
+    pub(crate) fn line(
+        &self,
+        wanted: &[String],
+        relay: Option<&RelaySecret>,
+    ) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
         // Room for everything beforehand (an escape takes six bytes at most): a growing vector would leave copies behind.
         let room: usize = self
             .values
             .iter()
             .map(|(name, value)| 6 * (name.len() + value.expose_secret().len()) + 8)
             .sum();
-        let mut line = Zeroizing::new(Vec::with_capacity(room + 32));
+        let mut line = Zeroizing::new(Vec::with_capacity(room + 128));
         let chosen = Chosen { secrets: self, wanted };
         let mut json = serde_json::Serializer::new(&mut *line);
-        let mut outer = serde::Serializer::serialize_map(&mut json, Some(1))?;
+        let mut outer = serde::Serializer::serialize_map(&mut json, None)?;
         outer.serialize_entry("tokens", &chosen)?;
+        if let Some(relay) = relay {
+            outer.serialize_entry("relay", digits(relay.expose_secret()).as_str())?;
+        }
         SerializeMap::end(outer)?;
         line.push(b'\n');
         Ok(line)
     }
+}
+
+/// In hexadecimal digits, of which no copy is left.
+fn digits(bytes: &[u8]) -> Zeroizing<String> {
+    let mut digits = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    for byte in bytes {
+        for half in [byte >> 4, byte & 15] {
+            digits.extend(char::from_digit(half.into(), 16));
+        }
+    }
+    digits
 }
 
 impl fmt::Debug for Secrets {
@@ -99,11 +119,23 @@ mod tests {
         let mut secrets = Secrets::none();
         secrets.insert("A", "va\"lue\n".to_owned());
         secrets.insert("B", "unwanted".to_owned());
-        let line = secrets.line(&["A".to_owned()]).unwrap();
+        let line = secrets.line(&["A".to_owned()], None).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         let tokens: bottle_policy::Tokens = serde_json::from_slice(&line).unwrap();
         assert_eq!(tokens.tokens.len(), 1);
         assert_eq!(tokens.tokens["A"], "va\"lue\n");
+        assert_eq!(tokens.relay, None);
+    }
+
+    #[test]
+    fn the_relays_secret_is_on_the_line_in_digits() {
+        let secret = RelaySecret::init_with_mut(|bytes| bytes[..2].copy_from_slice(&[0xa0, 0x0b]));
+        let line = Secrets::none().line(&[], Some(&secret)).unwrap();
+        let tokens: bottle_policy::Tokens = serde_json::from_slice(&line).unwrap();
+        assert_eq!(tokens.relay.unwrap(), "a00b".to_owned() + &"0".repeat(60));
+        assert!(!format!("{secret:?}").contains("160"), "{secret:?}");
+        // The one reservation was enough.
+        assert!(line.capacity() >= line.len() && line.len() <= 128);
     }
 
     #[test]

@@ -11,8 +11,10 @@ mod trust;
 mod workspace;
 
 use std::collections::BTreeMap;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr};
 
-use bottle_policy::{BundleConfig, Daemon, Listen, SHARED_DIR};
+use bottle_policy::{BundleConfig, Daemon, Listen, RELAY_PORT, RELAYED_DIR, Relay, SHARED_DIR};
 
 use crate::describe::{nearest, one_of};
 use crate::document::Bottle;
@@ -36,8 +38,14 @@ pub const GUEST_PROXY: &str = "127.0.0.1:8888";
 /// the same name in this directory.
 pub const MACHINE_SOCKETS: &str = "/run/bottle-sockets";
 
-/// Socket of pipelock in the shared directory.
-const PROXY_SOCKET: &str = "proxy.sock";
+/// Socket of pipelock among the bundle's.
+pub const PROXY_SOCKET: &str = "proxy.sock";
+
+/// Socket of the bundle whose end is the guest's end.
+const LEASE_SOCKET: &str = "lease.sock";
+
+/// Size of the bundle's own directory of sockets.
+const RELAYED_BYTES: u64 = 64 << 10;
 
 /// Size of the shared volume: the guest's init (about 1 MiB), a certificate and sockets.
 const SHARED_BYTES: u64 = 16 << 20;
@@ -82,6 +90,16 @@ impl Input<'_> {
             BackendKind::Smolmachines => MACHINE_SOCKETS,
         };
         format!("{directory}/{name}")
+    }
+
+    /// Where the bundle makes its sockets.
+    fn bundle_sockets(&self) -> &'static str {
+        if self.has_relay() { RELAYED_DIR } else { SHARED_DIR }
+    }
+
+    /// Whether the launcher leads the bundle's sockets to the guest. A container has them in a volume of the same engine.
+    fn has_relay(&self) -> bool {
+        self.backend == BackendKind::Smolmachines && self.facts.relay
     }
 
     fn engine_name(&self, part: &str) -> String {
@@ -230,14 +248,21 @@ fn option(option: &'static str, expected: impl Into<String>, found: impl Into<St
 }
 
 fn config(input: &Input<'_>, subnets: &[crate::plan::Subnet]) -> Result<BundleConfig, PlanError> {
+    let socket = Listen::Unix(format!("{}/{PROXY_SOCKET}", input.bundle_sockets()));
     let listen = match subnets.first() {
-        None => Listen::Unix(format!("{SHARED_DIR}/{PROXY_SOCKET}")),
-        Some(subnet) => inner::listen(&subnet.cidr).ok_or(PlanError::NoSubnet)?,
+        None => vec![socket],
+        Some(subnet) => {
+            let address = inner::listen(&subnet.cidr).ok_or(PlanError::NoSubnet)?;
+            // The address is the guest's name for the proxy; a relay leads to the socket.
+            iter::once(address).chain(input.has_relay().then_some(socket)).collect()
+        }
     };
     let (policy, routes) = egress::rules(input)?;
     let mut config = BundleConfig::new(&input.slug);
     config.daemons = vec![Daemon::Pipelock, Daemon::Egress];
-    config.listen = vec![listen];
+    config.relay = relay(input);
+    config.daemons.extend(config.relay.is_some().then_some(Daemon::Relay));
+    config.listen = listen;
     config.publish = Some(SHARED_DIR.to_owned());
     config.policy = policy;
     config.routes = routes;
@@ -245,6 +270,15 @@ fn config(input: &Input<'_>, subnets: &[crate::plan::Subnet]) -> Result<BundleCo
     config.upstream_roots = egress::upstream_roots(input)?;
     config.public_roots = input.options.public_roots;
     Ok(config)
+}
+
+/// What the launcher asks the bundle for in the guest's stead.
+fn relay(input: &Input<'_>) -> Option<Relay> {
+    input.has_relay().then(|| Relay {
+        port: RELAY_PORT,
+        directory: RELAYED_DIR.to_owned(),
+        services: [PROXY_SOCKET, LEASE_SOCKET].map(str::to_owned).to_vec(),
+    })
 }
 
 /// The bundle's own way out. The engine chooses its subnet from its pools.
@@ -283,6 +317,14 @@ fn bundle(input: &Input<'_>) -> ContainerPlan {
             aliases: Vec::new(),
         });
     }
+    let mut publish = Vec::new();
+    let mut tmpfs = Vec::new();
+    if input.has_relay() {
+        // The port of this machine's is the engine's choice.
+        publish.push((format!("{RELAY_PORT}/tcp"), IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        let options = "mode=0755,nosuid,nodev,noexec".to_owned();
+        tmpfs.push((RELAYED_DIR.to_owned(), RELAYED_BYTES, options));
+    }
     ContainerPlan {
         name: input.engine_name("bundle"),
         image: input.options.bundle_image.clone(),
@@ -297,9 +339,9 @@ fn bundle(input: &Input<'_>) -> ContainerPlan {
         network: NetworkMode::Networks(networks),
         dns: Vec::new(),
         extra_hosts: Vec::new(),
-        publish: Vec::new(),
+        publish,
         mounts: vec![shared_mount(input, false)],
-        tmpfs: Vec::new(),
+        tmpfs,
         hardening: Hardening {
             // Init starts as root to give each daemon its own user, and ends a daemon that hangs.
             capabilities: ["KILL", "SETGID", "SETUID"].map(str::to_owned).to_vec(),

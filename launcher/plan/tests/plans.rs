@@ -14,6 +14,7 @@ const CA: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n
 
 fn facts() -> HostFacts {
     HostFacts {
+        relay: false,
         subnets: vec![
             "172.17.0.0/16".to_owned(),
             "198.51.100.0/24".to_owned(),
@@ -179,6 +180,47 @@ fn a_machine_differs_from_a_container_in_little() {
     assert!(inner(&routed).is_some_and(|network| network.internal && !network.host_absent));
     let routed = plan_of(BackendKind::Docker, Topology::Routed);
     assert!(inner(&routed).is_some_and(|network| network.internal && network.host_absent));
+}
+
+/// Where a machine cannot open the bundle's sockets, the bundle has them to itself and one more port; the guest sees no
+/// difference. A container is not concerned.
+#[rstest]
+#[case(Topology::Sealed)]
+#[case(Topology::Routed)]
+fn a_machine_with_a_relay_differs_in_its_bundle_alone(#[case] topology: Topology) {
+    let plan_of = |backend, relay| {
+        let options = PrepareOptions {
+            backend: Some(backend),
+            topology: Some(topology),
+            ..options()
+        };
+        plan(&HostFacts { relay, ..facts() }, &options).unwrap()
+    };
+    let (relayed, direct) = (
+        plan_of(BackendKind::Smolmachines, true),
+        plan_of(BackendKind::Smolmachines, false),
+    );
+    assert_eq!(
+        relayed.bundle.publish,
+        [("9470/tcp".to_owned(), "127.0.0.1".parse().unwrap(), 0)]
+    );
+    let relay = relayed.config.relay.clone().unwrap();
+    assert_eq!((relay.port, &*relay.directory), (9470, "/run/bottle-relayed"));
+    assert_eq!(relay.services, ["proxy.sock", "lease.sock"]);
+    let socket = bottle_policy::Listen::Unix("/run/bottle-relayed/proxy.sock".to_owned());
+    assert_eq!(relayed.config.listen.last(), Some(&socket));
+    assert_eq!(relayed.config.daemons.last(), Some(&bottle_policy::Daemon::Relay));
+    assert_eq!(relayed.bundle.tmpfs.len(), 1);
+    assert_eq!(relayed.guest, direct.guest);
+    assert_eq!(
+        (
+            direct.config.relay,
+            direct.bundle.publish.len(),
+            direct.bundle.tmpfs.len()
+        ),
+        (None, 0, 0)
+    );
+    assert_eq!(plan_of(BackendKind::Docker, true), plan_of(BackendKind::Docker, false));
 }
 
 #[test]

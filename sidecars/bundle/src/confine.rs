@@ -20,6 +20,7 @@ pub fn user_of(daemon: Daemon) -> u32 {
     match daemon {
         Daemon::Pipelock => 10_001,
         Daemon::Egress => 10_002,
+        Daemon::Relay => 10_003,
     }
 }
 

@@ -19,17 +19,17 @@ use zeroize::Zeroizing;
 
 use crate::handover::{Handover, READY_LINE};
 use crate::process::name_of;
+use crate::relay::{self, Relay};
 use crate::{EXIT_SOFTWARE, EXIT_USAGE, confine};
+
+const NO_HOP_SECRET: &str = "expected the hop's secret in the handover, found none";
 
 type Failure = Box<dyn std::error::Error>;
 
 /// Runs the daemon of this name; its exit status.
 pub fn main(name: &str) -> u8 {
-    let Some(daemon) = [Daemon::Pipelock, Daemon::Egress]
-        .into_iter()
-        .find(|&daemon| name_of(daemon) == name)
-    else {
-        eprintln!("bottle-bundle: expected the daemon `pipelock` or `egress`, found {name:?}");
+    let Some(daemon) = Daemon::ALL.into_iter().find(|&daemon| name_of(daemon) == name) else {
+        eprintln!("bottle-bundle: expected the daemon `pipelock`, `egress` or `relay`, found {name:?}");
         return EXIT_USAGE;
     };
     tracing_subscriber::fmt()
@@ -41,6 +41,7 @@ pub fn main(name: &str) -> u8 {
     let done = read_handover().and_then(|handover| match daemon {
         Daemon::Pipelock => pipelock(handover),
         Daemon::Egress => egress(handover),
+        Daemon::Relay => relay(handover),
     });
     match done {
         Ok(()) => 0,
@@ -74,6 +75,7 @@ fn egress(handover: Handover) -> Result<(), Failure> {
         ..
     } = handover;
     let tokens = tokens.ok_or("expected the tokens in the handover, found none")?;
+    let hop_secret = hop_secret.ok_or(NO_HOP_SECRET)?;
     let listener: TcpListener = bottle_egress::bind()
         .map_err(|error| format!("cannot listen on 127.0.0.1:{}: {error}", bottle_policy::EGRESS_PORT))?;
     confine::confine(Daemon::Egress)?;
@@ -96,6 +98,7 @@ fn pipelock(handover: Handover) -> Result<(), Failure> {
         ..
     } = handover;
     let authority = Zeroizing::new(authority.ok_or("expected the authority in the handover, found none")?);
+    let hop_secret = hop_secret.ok_or(NO_HOP_SECRET)?;
     let bound = bottle_pipelock::bind(&config)?;
     confine::confine(Daemon::Pipelock)?;
     let authority = Authority::from_secret_pem(&config.bottle, &authority)?;
@@ -119,6 +122,27 @@ fn pipelock(handover: Handover) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve_until_told(async {
         bottle_pipelock::serve(bound, setup).await.map_err(Failure::from)
+    }))
+}
+
+fn relay(handover: Handover) -> Result<(), Failure> {
+    let Handover {
+        config, relay_secret, ..
+    } = handover;
+    let secret = relay_secret.map(Zeroizing::new);
+    let secret = secret.ok_or("expected the relay's secret in the handover, found none")?;
+    let plan = config
+        .relay
+        .as_ref()
+        .ok_or("expected `relay` in the configuration, found none")?;
+    let place = std::net::SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, plan.port));
+    let listener = TcpListener::bind(place).map_err(|error| format!("cannot listen on {place}: {error}"))?;
+    confine::confine(Daemon::Relay)?;
+    let recorder = Recorder::stdout(&config.bottle, Daemon::Relay)?;
+    let relay = Relay::new(plan, &secret, &config.limits, recorder)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve_until_told(async {
+        relay::serve(listener, Arc::new(relay)).await.map_err(Failure::from)
     }))
 }
 

@@ -15,21 +15,25 @@ pub const READY_LINE: &str = "ready";
 pub struct Handover {
     /// The whole configuration, which holds no secret.
     pub config: BundleConfig,
-    /// By which egress knows pipelock.
-    pub hop_secret: String,
+    /// By which egress knows pipelock, for these two only.
+    pub hop_secret: Option<String>,
     /// For egress only.
     pub tokens: Option<Tokens>,
     /// Key and certificate of the bottle's authority (PEM), for pipelock only: init minted it, so that a restarted pipelock
     /// does not change what the guest trusts.
     pub authority: Option<String>,
+    /// By which the relay knows the launcher (hexadecimal digits), for the relay only.
+    pub relay_secret: Option<String>,
 }
 
 /// The secrets of a bundle, each for the daemons that need it.
 pub struct Secrets {
     /// By which egress knows pipelock.
     pub hop: Zeroizing<String>,
-    /// Values by name.
+    /// Values by name, without the relay's.
     pub tokens: Tokens,
+    /// By which the relay knows the launcher (hexadecimal digits).
+    pub relay: Option<Zeroizing<String>>,
     /// Key and certificate of the authority (PEM).
     pub authority: Zeroizing<String>,
     /// The certificate alone (PEM); no secret.
@@ -50,16 +54,18 @@ impl Secrets {
         #[derive(Serialize)]
         struct Borrowed<'a> {
             config: &'a BundleConfig,
-            hop_secret: &'a str,
+            hop_secret: Option<&'a str>,
             tokens: Option<&'a Tokens>,
             authority: Option<&'a str>,
+            relay_secret: Option<&'a str>,
         }
-        let egress = daemon == Daemon::Egress;
+        let relay = daemon == Daemon::Relay;
         let borrowed = Borrowed {
             config,
-            hop_secret: &self.hop,
-            tokens: egress.then_some(&self.tokens),
-            authority: (!egress).then_some(&self.authority),
+            hop_secret: (!relay).then_some(&self.hop),
+            tokens: (daemon == Daemon::Egress).then_some(&self.tokens),
+            authority: (daemon == Daemon::Pipelock).then_some(&self.authority),
+            relay_secret: self.relay.as_deref().filter(|_| relay).map(String::as_str),
         };
         // Counted first: a vector that grew would leave copies of the secrets behind.
         let mut length = Length(1);

@@ -101,7 +101,8 @@ async fn prepare() -> Result<Prepared, (String, String, u8)> {
             publish::publish_key(directory, &secrets.authority).map_err(|error| failed(error.to_string()))?;
         }
         if config.lease {
-            publish::hold_leases(directory).map_err(|error| failed(error.to_string()))?;
+            let relayed = config.relay.as_ref().map(|relay| Path::new(&relay.directory));
+            publish::hold_leases(relayed.unwrap_or(directory)).map_err(|error| failed(error.to_string()))?;
         }
     }
     Ok((config, secrets, input))
@@ -121,12 +122,13 @@ fn mint(config: &BundleConfig) -> Result<(Authority, String), bottle_wire::Autho
     Ok((authority, trusted))
 }
 
-fn make_secrets(config: &BundleConfig, tokens: Tokens) -> Result<Secrets, String> {
+fn make_secrets(config: &BundleConfig, mut tokens: Tokens) -> Result<Secrets, String> {
     let (authority, certificate) = mint(config).map_err(|error| format!("cannot mint the authority: {error}"))?;
     let mut random = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *random).map_err(|error| format!("cannot get random bytes: {error}"))?;
     let secrets = Secrets {
         hop: Zeroizing::new(hex::encode(*random)),
+        relay: tokens.relay.take().map(Zeroizing::new),
         tokens,
         authority: Zeroizing::new(authority.to_secret_pem()),
         certificate,

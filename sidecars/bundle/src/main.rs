@@ -13,6 +13,7 @@ mod handover;
 mod init;
 mod process;
 mod publish;
+mod relay;
 mod start;
 
 use std::process::ExitCode;

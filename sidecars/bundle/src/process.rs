@@ -105,6 +105,7 @@ pub fn name_of(daemon: Daemon) -> &'static str {
     match daemon {
         Daemon::Pipelock => "pipelock",
         Daemon::Egress => "egress",
+        Daemon::Relay => "relay",
     }
 }
 

@@ -161,10 +161,17 @@ fn check(config: &BundleConfig) -> Result<(), StartError> {
     if let Err(error) = Rules::new(&config.policy, &config.routes, Controls::all()) {
         return refused(error.to_string());
     }
-    match &config.publish {
-        Some(path) if !path.starts_with('/') => refused(format!("`publish` is to be an absolute path, found {path:?}")),
-        _ => Ok(()),
+    if config.daemons.contains(&Daemon::Relay) != config.relay.is_some() {
+        return refused("the daemon `relay` and the key `relay` go together, found one without the other".into());
     }
+    let relayed = config.relay.as_ref().map(|relay| ("relay.directory", &relay.directory));
+    let published = config.publish.as_ref().map(|path| ("publish", path));
+    for (key, path) in relayed.into_iter().chain(published) {
+        if !path.starts_with('/') {
+            return refused(format!("`{key}` is to be an absolute path, found {path:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_tokens(config: &BundleConfig, tokens: &Tokens) -> Result<(), StartError> {
@@ -175,6 +182,12 @@ fn check_tokens(config: &BundleConfig, tokens: &Tokens) -> Result<(), StartError
                 "the route to {host} needs the token {token}, which was not handed over"
             )));
         }
+    }
+    if config.relay.is_some() != tokens.relay.is_some() {
+        return Err(StartError::Refused(
+            "the key `relay` of the configuration and the relay's secret go together, found one without the other"
+                .into(),
+        ));
     }
     Ok(())
 }

@@ -192,6 +192,7 @@ mod tests {
     fn injector(auth: Auth, token: &str) -> Result<Injector, RouteError> {
         let tokens = Tokens {
             tokens: [("T".to_owned(), token.to_owned())].into(),
+            relay: None,
         };
         Injector::new(&[route(auth)], tokens, Controls::all())
     }

@@ -488,6 +488,7 @@ async fn no_rendering_holds_a_token() {
     let (recorder, _events) = bottle_wire::Recorder::channel("t-1", bottle_policy::Daemon::Egress);
     let tokens = bottle_policy::Tokens {
         tokens: [("T".to_owned(), TOKEN.to_owned())].into(),
+        relay: None,
     };
     assert!(!format!("{tokens:?}").contains(TOKEN));
     let error = bottle_egress::Egress::new(&config(&roots, routes), tokens, HOP.to_owned().into(), recorder)

@@ -27,6 +27,13 @@ pub const EGRESS_PORT: u16 = 9099;
 /// Directory that the bundle publishes to the guest (same path on both sides): `bottle-guest`, `ca.pem`, `proxy.sock`.
 pub const SHARED_DIR: &str = "/run/bottle";
 
+/// Directory of the bundle's sockets where [`Relay`] leads to them: in the bundle's own memory, since a directory that an
+/// engine on another kernel shares with this one bears no sockets.
+pub const RELAYED_DIR: &str = "/run/bottle-relayed";
+
+/// Port of the relay in the bundle.
+pub const RELAY_PORT: u16 = 9470;
+
 /// Everything that one bundle needs to know, except secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +46,8 @@ pub struct BundleConfig {
     pub daemons: Vec<Daemon>,
     /// Where pipelock listens for the guest.
     pub listen: Vec<Listen>,
-    /// Directory into which the bundle writes `bottle-guest` (0755) and `ca.pem` (0644); usually [`SHARED_DIR`].
+    /// Directory into which the bundle writes `bottle-guest` (0755) and `ca.pem` (0644), and in which it holds leases unless
+    /// there is a `relay`; usually [`SHARED_DIR`].
     pub publish: Option<String>,
     /// What the guest may reach.
     pub policy: Policy,
@@ -55,6 +63,9 @@ pub struct BundleConfig {
     pub lease: bool,
     /// Byte and time limits of the wire.
     pub limits: WireLimits,
+    /// How the launcher reaches the bundle's sockets where it cannot open them itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     /// Controls taken away to make a known-leaky bottle. Absent from shipped builds, which refuse the key.
     #[cfg(feature = "leaky")]
     #[serde(default)]
@@ -78,6 +89,7 @@ impl BundleConfig {
             public_roots: false,
             lease: true,
             limits: WireLimits::default(),
+            relay: None,
             #[cfg(feature = "leaky")]
             removed: Vec::new(),
         }
@@ -92,6 +104,26 @@ pub enum Daemon {
     Pipelock,
     /// The hop behind it that adds tokens and speaks TLS to the upstream.
     Egress,
+    /// Leads the launcher to the bundle's sockets.
+    Relay,
+}
+
+impl Daemon {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Pipelock, Self::Egress, Self::Relay];
+}
+
+/// A published port of the bundle that leads to its sockets whoever knows the bottle's secret (see
+/// [`preface`](crate::relay::preface)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// TCP port, on every address of the bundle: which one the engine leads a published port to is its own matter.
+    pub port: u16,
+    /// Directory of the sockets; their names are the services.
+    pub directory: String,
+    /// Names that may be asked for.
+    pub services: Vec<String>,
 }
 
 /// A place to listen.
@@ -152,12 +184,15 @@ pub enum Auth {
     },
 }
 
-/// Token values by name. Never logged, never part of a plan.
+/// Token values by name, and the secret of the relay. Never logged, never part of a plan.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
     /// Value by the name in [`Route::token`].
     pub tokens: BTreeMap<String, String>,
+    /// What [`BundleConfig::relay`] asks for: [`RELAY_SECRET`](crate::relay::RELAY_SECRET) bytes in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -291,6 +326,8 @@ pub struct DecisionRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
+    /// The preface of a relayed connection.
+    Relay,
     /// Reading the first request head of a connection.
     Head,
     /// A CONNECT request.

@@ -14,6 +14,7 @@ mod decide;
 mod lax;
 pub mod name;
 mod reason;
+pub mod relay;
 
 pub use address::AddressClass;
 pub use config::*;

@@ -1,6 +1,7 @@
 //! The trait, call by call.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, Topology, VolumePlan};
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::Fake;
 use crate::{
     Backend, BackendError, BackendErrorKind, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Labels,
-    NetworkMade, Observed, Resource, Role, Streams,
+    NetworkMade, Observed, RelaySecret, Resource, Role, Streams,
 };
 
 fn done<'a, T: Send + 'a>(outcome: T) -> BoxFuture<'a, T> {
@@ -42,6 +43,7 @@ impl Backend for Fake {
                 kernel: "0".to_owned(),
                 subnets: Vec::new(),
                 shares_kernel: false,
+                relays: false,
                 processors: None,
             })
         }))
@@ -94,6 +96,10 @@ impl Backend for Fake {
 
     fn attach<'a>(&'a self, role: Role, id: &'a str, _: bool) -> BoxFuture<'a, Result<Streams, BackendError>> {
         done(self.container("attach", id, |_| ()).map(|()| self.open(role, id)))
+    }
+
+    fn relay<'a>(&'a self, guest: &'a str, to: SocketAddr, _: RelaySecret) -> BoxFuture<'a, Result<(), BackendError>> {
+        done(self.call(format!("relay {guest} to {to}"), |_| Ok(())))
     }
 
     fn start<'a>(&'a self, _: Role, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {

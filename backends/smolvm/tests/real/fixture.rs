@@ -1,5 +1,8 @@
 //! A bottle of the real smolvm: the shipped bundle in an engine, a shell in a machine.
 
+#[path = "../bundle_image.rs"]
+mod bundle_image;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -49,7 +52,7 @@ impl Site {
         change(&mut settings);
         let docker = Arc::new(Docker::connect().await.unwrap());
         let backend = Smolvm::open(docker.clone(), docker.clone(), &settings).await.unwrap();
-        let (bundle, shell) = (bundle(), shell());
+        let (bundle, shell) = (bundle_image::built(), shell());
         if docker.find_image(&shell.reference).await.unwrap().is_none() {
             docker
                 .load_image(&shell.reference, shell.archive.clone())
@@ -89,8 +92,7 @@ impl Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let manifest = format!("version: 1\nbottles: {{ dev: {{ image: \"{image}\"{more} }} }}\n");
-        let facts = HostFacts {
-            subnets: self.backend.facts().await.unwrap().subnets,
+        let mut facts = HostFacts {
             default_limits: Limits {
                 memory: Some(256 << 20),
                 milli_cpus: Some(1000),
@@ -100,6 +102,7 @@ impl Site {
             workspace: Some(self.project().display().to_string()),
             ..HostFacts::default()
         };
+        self.backend.facts().await.unwrap().add_to(&mut facts);
         let options = PrepareOptions {
             backend: Some(BackendKind::Smolmachines),
             topology: Some(topology),
@@ -170,24 +173,6 @@ pub fn boot_processes(with: &str) -> Vec<String> {
         (command.contains("_boot-vm") && command.contains(with)).then_some(command)
     });
     found.collect()
-}
-
-fn bundle() -> BuiltImage {
-    let parts = std::env::var_os("BOTTLE_PARTS_DIR").map(PathBuf::from);
-    let path = parts
-        .expect("BOTTLE_PARTS_DIR names the directory with bottle-bundle (`cargo xtask build` makes target/parts)")
-        .join("bottle-bundle");
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let file = ImageFile {
-        path: "/bottle-bundle",
-        mode: 0o755,
-        bytes: &bytes,
-    };
-    let settings = ImageSettings {
-        entrypoint: vec!["/bottle-bundle".to_owned()],
-        ..ImageSettings::default()
-    };
-    build_image("bottle-bundle", &[file], &settings).unwrap()
 }
 
 fn shell() -> BuiltImage {

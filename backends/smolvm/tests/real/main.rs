@@ -194,6 +194,28 @@ async fn a_routed_machine_without_a_firewall_reaches_one_port_too() {
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
 
+/// As where the engine is on another kernel: by the launcher's relay alone, which ends with the bottle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_reaches_its_bundle_by_a_relay_too() {
+    let Some(site) = Site::with("machines behind a relay", |settings| settings.always_relay = true).await else {
+        return;
+    };
+    for topology in [Topology::Sealed, Topology::Routed] {
+        let bottle = site.launch(topology, "exec sleep 600").await;
+        let slug = bottle.slug().to_owned();
+        assert!(bottle.plan().config.relay.is_some());
+        match topology {
+            Topology::Routed => reaches_one_port(&bottle).await,
+            Topology::Sealed => {
+                let (code, out, err) = run(&bottle, "wget -O - http://denied.test/").await;
+                assert!(code != 0 && err.contains("403"), "exit code {code}: {out}; {err}");
+            }
+        }
+        assert!(bottle.close().await.is_clean());
+        assert_eq!(site.left(&slug).await, Vec::<String>::new());
+    }
+}
+
 /// On the machine's own disk, as its user's; another process looks at it, and it comes out when the command has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_project_goes_in_and_comes_out_of_an_archives_machine() {

@@ -1,5 +1,6 @@
 //! A bottle whose engine is in memory and whose smolvm is a script.
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bottle_backend::fake::Fake;
-use bottle_backend::{Backend, BackendError, BoxFuture, Labels, Streams};
+use bottle_backend::{Backend, BackendError, BoxFuture, EngineFacts, Labels, Streams};
 use bottle_launch::{Bottle, LaunchError, LaunchOptions, Secrets, launch};
 use bottle_plan::{BackendKind, HostFacts, LABEL_OWNER_PID, Limits as GuestLimits, Plan, PrepareOptions, Topology};
 use bottle_smolvm::{ImageSettings, Limits, Pieces, Settings, Smolvm, Source};
@@ -50,6 +51,7 @@ impl Site {
             cache: path.join("cache"),
             limits,
             firewall: false,
+            always_relay: false,
             starts_at_once: 1,
             start_tries: 1,
         };
@@ -80,6 +82,11 @@ impl Site {
             .map(Arc::new)
     }
 
+    /// With bundles in another engine than the one in memory.
+    pub async fn open_in(&self, engine: Arc<dyn Backend>) -> Arc<Smolvm> {
+        Arc::new(Smolvm::open(engine, Arc::new(NoImages), &self.settings).await.unwrap())
+    }
+
     pub fn plan(&self, script: &str) -> Plan {
         self.plan_of(script, Topology::Sealed)
     }
@@ -88,15 +95,20 @@ impl Site {
         self.plan_with(script, topology, "")
     }
 
+    /// A plan for an engine that is like this.
+    pub fn plan_on(&self, engine: EngineFacts, script: &str, topology: Topology) -> Plan {
+        let mut facts = self.facts();
+        engine.add_to(&mut facts);
+        self.plan_from(&facts, script, topology, "")
+    }
+
     /// A plan with more keys of the manifest.
     pub fn plan_with(&self, script: &str, topology: Topology, more: &str) -> Plan {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let manifest = format!(
-            "version: 1\nbottles: {{ dev: {{ image: {}{more} }} }}\n",
-            self.path("image").display()
-        );
-        let facts = HostFacts {
+        self.plan_from(&self.facts(), script, topology, more)
+    }
+
+    fn facts(&self) -> HostFacts {
+        HostFacts {
             default_limits: GuestLimits {
                 memory: Some(256 << 20),
                 milli_cpus: Some(1000),
@@ -104,7 +116,16 @@ impl Site {
             },
             workspace: Some(self.path("project").display().to_string()),
             ..HostFacts::default()
-        };
+        }
+    }
+
+    fn plan_from(&self, facts: &HostFacts, script: &str, topology: Topology, more: &str) -> Plan {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let manifest = format!(
+            "version: 1\nbottles: {{ dev: {{ image: {}{more} }} }}\n",
+            self.path("image").display()
+        );
         let options = PrepareOptions {
             backend: Some(BackendKind::Smolmachines),
             topology: Some(topology),
@@ -117,7 +138,7 @@ impl Site {
         bottle_plan::prepare(
             &bottle_plan::parse("bottle.yaml", &manifest).unwrap(),
             "dev",
-            &facts,
+            facts,
             &options,
         )
         .unwrap()
@@ -132,6 +153,39 @@ impl Site {
         let mut options = LaunchOptions::new("test-run", self.path("launcher"));
         options.guest_stdio = true;
         launch(plan, Secrets::none(), backend, options).await
+    }
+
+    /// Where smolvm was told to ask about connections, and what it is to prove itself with.
+    pub fn interceptor(&self) -> (SocketAddr, Vec<u8>) {
+        let calls = self.calls();
+        let start = calls.lines().find(|call| call.contains("machine start")).unwrap();
+        assert!(start.contains(" --mediated-egress"), "{start}");
+        let mut words = start.split(' ').skip_while(|word| *word != "--egress-interceptor");
+        let listener: SocketAddr = words.nth(1).unwrap().parse().unwrap();
+        assert!(listener.ip().is_loopback(), "{start}");
+        let token = std::fs::read_to_string(self.path("smolvm/token")).unwrap();
+        assert_eq!(token.len(), 64);
+        assert!(!calls.contains(&token), "{calls}");
+        let byte = |index: usize| u8::from_str_radix(&token[2 * index..][..2], 16).unwrap();
+        (listener, (0..32).map(byte).collect())
+    }
+
+    /// What smolvm asks when the guest wants to connect there and has sent this.
+    pub fn question(token: &[u8], to: SocketAddrV4, first: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(first.len()).unwrap().to_be_bytes();
+        let (port, address) = (to.port().to_be_bytes(), to.ip().octets());
+        [
+            &b"SMOLMEG2"[..],
+            token,
+            &[1; 16],
+            &[0; 16],
+            &[4],
+            &port,
+            &address,
+            &length,
+            first,
+        ]
+        .concat()
     }
 
     /// Everything that is still there, in the engine, on disk and as processes.

@@ -1,7 +1,10 @@
 //! Bottles on a stand-in for smolvm that goes wrong at every step: each failure names the step and the next thing to do, and
 //! nothing is left.
 
+#[path = "../bundle_image.rs"]
+mod bundle_image;
 mod fixture;
+mod relayed;
 
 use bottle_backend::{Backend, BackendErrorKind, ExecSpec, Role};
 use bottle_launch::{SweepScope, sweep, tree};
@@ -424,37 +427,16 @@ async fn a_routed_machine_without_a_firewall_is_kept_to_one_port_by_smolvm() {
     let site = Site::new();
     let plan = site.plan_of(FOREVER, Topology::Routed);
     let bottle = site.launch_on(site.open().await.unwrap(), plan).await.unwrap();
+    let (listener, token) = site.interceptor();
     let calls = site.calls();
-    let start = calls.lines().find(|call| call.contains("machine start")).unwrap();
-    let mut words = start.split(' ').skip_while(|word| *word != "--egress-interceptor");
-    let listener: std::net::SocketAddr = words.nth(1).unwrap().parse().unwrap();
-    assert!(
-        listener.ip().is_loopback() && start.contains(" --mediated-egress"),
-        "{start}"
-    );
-    let token = std::fs::read_to_string(site.path("smolvm/token")).unwrap();
-    assert_eq!(token.len(), 64);
-    assert!(!calls.contains(&token), "{calls}");
     let create = calls.lines().find(|call| call.contains("machine create")).unwrap();
     let proxy: std::net::SocketAddrV4 = bottle.plan().guest.env["HTTP_PROXY"][7..].parse().unwrap();
     assert!(create.contains(&format!("--allow-host {}", proxy.ip())), "{create}");
 
     let ask = async |port: u16| {
-        let token: Vec<u8> = (0..32)
-            .map(|index| u8::from_str_radix(&token[2 * index..][..2], 16).unwrap())
-            .collect();
-        let question = [
-            &b"SMOLMEG2"[..],
-            &token,
-            &[1; 16],
-            &[0; 16],
-            &[4],
-            &port.to_be_bytes(),
-            &proxy.ip().octets(),
-            &[0, 0],
-        ];
         let mut stream = tokio::net::TcpStream::connect(listener).await.unwrap();
-        stream.write_all(&question.concat()).await.unwrap();
+        let place = std::net::SocketAddrV4::new(*proxy.ip(), port);
+        stream.write_all(&Site::question(&token, place, b"")).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         answer

@@ -9,7 +9,7 @@ use crate::places::below;
 use crate::plan::{AgentPlan, Attachment, BackendKind, ContainerPlan, Hardening, Limits, NetworkMode, Topology};
 use crate::prepare::agent;
 use crate::prepare::egress::is_variable;
-use crate::prepare::{GUEST_PROXY, Input, PROXY_SOCKET, PlanError, option, shared_mount};
+use crate::prepare::{GUEST_PROXY, Input, LEASE_SOCKET, PROXY_SOCKET, PlanError, option, shared_mount};
 
 /// Both spellings are in use: curl reads only `http_proxy` in lower case, others only upper case.
 pub(super) const PROXY_VARIABLES: [&str; 6] = [
@@ -37,9 +37,6 @@ const CA_VARIABLES: [&str; 8] = [
     "DENO_CERT",
     "PIP_CERT",
 ];
-
-/// Socket of the bundle whose end is the guest's end.
-const LEASE_SOCKET: &str = "lease.sock";
 
 /// The guest's home unless its environment names another: an image's own is on the read-only root.
 const HOME: &str = "/home/bottle";

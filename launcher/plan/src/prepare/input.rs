@@ -11,6 +11,8 @@ pub struct HostFacts {
     pub subnets: Vec<String>,
     /// Processors of the engine's machine, where they are known: an engine refuses a limit above them.
     pub processors: Option<u32>,
+    /// Whether the sockets of a machine's bundle are led to it by a relay of the launcher's.
+    pub relay: bool,
     /// The operator's home directory, for `~/` in paths of the manifest.
     pub home: String,
     /// The operator's user id.

@@ -4,6 +4,7 @@
 mod intercept;
 #[cfg(feature = "leaky")]
 mod leaks;
+mod relayed;
 mod restart;
 
 use std::fs;

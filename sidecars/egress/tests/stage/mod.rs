@@ -203,6 +203,7 @@ impl Stage {
         let (recorder, records) = Recorder::channel("t-1", Daemon::Egress);
         let tokens = Tokens {
             tokens: [("T".to_owned(), TOKEN.to_owned())].into(),
+            relay: None,
         };
         let egress = Egress::new(config, tokens, HOP.to_owned().into(), recorder).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
