@@ -13,7 +13,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 
-use bottle_plan::{BackendKind, ContainerPlan, HostFacts, NetworkPlan, Topology, VolumePlan};
+use bottle_plan::{BackendKind, ContainerPlan, HostFacts, NetworkPlan, RelayFacts, Topology, VolumePlan};
 use bytes::Bytes;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
@@ -90,9 +90,9 @@ pub struct EngineFacts {
     pub subnets: Vec<String>,
     /// Whether the engine shares this machine's kernel (not so with an engine in a VM of its own).
     pub shares_kernel: bool,
-    /// Whether the sockets of a guest's bundle are led to it by a relay ([`Backend::relay`]), since it cannot open them itself.
+    /// How the sockets of a guest's bundle are led to it by a relay ([`Backend::relay`]), when it cannot open them itself.
     #[serde(default)]
-    pub relays: bool,
+    pub relay: Option<RelayFacts>,
     /// Processors of the engine's machine; `None` when it does not say.
     pub processors: Option<u32>,
 }
@@ -102,7 +102,7 @@ impl EngineFacts {
     pub fn add_to(self, facts: &mut HostFacts) {
         facts.subnets = self.subnets;
         facts.processors = self.processors;
-        facts.relay = self.relays;
+        facts.relay = self.relay;
     }
 }
 

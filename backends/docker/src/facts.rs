@@ -62,7 +62,7 @@ impl Docker {
             // The socket is a local one (no other is supported), so the same release is the same kernel. An engine in a VM
             // of its own comes with a kernel of its own.
             shares_kernel: !kernel.is_empty() && own.trim() == kernel,
-            relays: false,
+            relay: None,
             kernel,
             subnets: subnets.into_iter().collect(),
             processors: info

@@ -19,7 +19,7 @@ use crate::journal::{Entry, Kind, id, of_id};
 use crate::machine::{Machine, observed};
 use crate::program::{error, refused, unexpected};
 use crate::routing::route;
-use crate::{Smolvm, facts, images_in_use, listing};
+use crate::{Smolvm, facts, images_in_use, listing, loopback};
 
 /// Role of the container out of which an image is exported.
 const EXPORT: &str = "image-export";
@@ -36,7 +36,7 @@ impl Backend for Smolvm {
     fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, BackendError>> {
         Box::pin(async {
             let mut facts = self.inner.facts().await?;
-            facts.relays = self.settings.relays(&facts);
+            facts.relay = self.settings.relay(&*self.inner, &facts).await?;
             facts.engine = format!("{} with smolvm {}", facts.engine, self.maker.program.version());
             Ok(facts)
         })
@@ -89,6 +89,7 @@ impl Backend for Smolvm {
             match role {
                 Role::Guest => self.make_machine(plan, labels, subnets).await,
                 Role::Bundle => {
+                    loopback::provide_for(plan).await?;
                     let plan = self.maker.shared.for_engine(plan);
                     self.inner.create(role, &plan, labels, subnets).await
                 }

@@ -16,6 +16,7 @@ mod image;
 mod inside;
 mod journal;
 mod listing;
+mod loopback;
 mod machine;
 mod mediation;
 mod own_failure;

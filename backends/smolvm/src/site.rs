@@ -9,10 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bottle_backend::{BackendError, EngineFacts};
+use bottle_backend::{Backend, BackendError, EngineFacts};
+use bottle_plan::RelayFacts;
 
-use crate::firewall;
 use crate::program::{Limits, locate, refused};
+use crate::{firewall, loopback};
 
 /// What a backend needs to know.
 #[derive(Clone, Debug)]
@@ -92,10 +93,17 @@ impl Settings {
         locate(self.program.as_deref())
     }
 
-    /// Whether machines reach their bundles in this engine by a relay: a socket leads nowhere from another kernel. The one place
-    /// where that is decided; the plan follows, and everything else follows the plan.
-    pub fn relays(&self, engine: &EngineFacts) -> bool {
-        self.always_relay || !engine.shares_kernel
+    /// Whether machines reach their bundles in this engine by a relay, and how: a socket leads nowhere from another kernel. The
+    /// one place where that is decided; the plan follows, and everything else follows the plan.
+    ///
+    /// # Errors
+    /// When the engine cannot say what its bundles publish.
+    pub async fn relay(&self, engine: &dyn Backend, facts: &EngineFacts) -> Result<Option<RelayFacts>, BackendError> {
+        if !self.always_relay && facts.shares_kernel {
+            return Ok(None);
+        }
+        let routed = loopback::lowest_free(&loopback::published(engine).await?);
+        Ok(Some(RelayFacts { routed }))
     }
 
     /// Directory of the host that stands for this volume, which a bundle shares with its guest.

@@ -70,7 +70,7 @@ pub fn test(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let result = code(&mut command)?;
     if arguments.no_engine {
         say(
-            "left out by --no-engine: every test on a real engine (crates bottle-docker, bottle-launch, bottle, bottle-conform), among them the matrix",
+            "left out by --no-engine: every test on a real engine (crates bottle-docker, bottle-launch, bottle-smolvm, bottle, bottle-conform), among them the matrix",
         );
     }
     Ok(ExitCode::from(result))

@@ -131,7 +131,7 @@ impl Loaded {
         Ok(HostFacts {
             subnets: Vec::new(),
             processors: None,
-            relay: false,
+            relay: None,
             home,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),

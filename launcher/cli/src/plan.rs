@@ -45,9 +45,10 @@ pub async fn show(args: &PlanArgs) -> Result<u8, Failure> {
 }
 
 async fn engine() -> Result<EngineFacts, Failure> {
-    let mut facts = Docker::connect().await?.facts().await?;
+    let docker = Docker::connect().await?;
+    let mut facts = docker.facts().await?;
     // No smolvm is needed to say how its machines would reach the bundle.
-    facts.relays = Settings::from_env().relays(&facts);
+    facts.relay = Settings::from_env().relay(&docker, &facts).await?;
     Ok(facts)
 }
 

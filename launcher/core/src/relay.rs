@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bottle_backend::{Observed, RelaySecret};
+use bottle_plan::ContainerPlan;
 use bottle_policy::Relay;
 
 use crate::drift::Drift;
@@ -36,22 +37,25 @@ impl Site {
             return Ok(());
         };
         self.say("leading the guest's sockets to the bundle");
-        let to = published(relay, bundle).map_err(|drift| LaunchFailure::Drift { drifts: vec![drift] })?;
+        let to = published(relay, &self.plan().bundle, bundle)
+            .map_err(|drift| LaunchFailure::Drift { drifts: vec![drift] })?;
         let led = self.backend.relay(&guest.id, to, secret).await;
         led.map_err(backend_failed("leading the guest's sockets to the bundle"))
     }
 }
 
-/// Where the relay's port is published: one place of this machine's loopback, or the bundle can be asked from elsewhere.
-fn published(relay: &Relay, bundle: &Observed) -> Result<SocketAddr, Drift> {
+/// Where the relay's port is published: the planned place, which is one of this machine's loopback, or the bundle can be asked
+/// from elsewhere.
+fn published(relay: &Relay, planned: &ContainerPlan, bundle: &Observed) -> Result<SocketAddr, Drift> {
     let port = format!("{}/tcp", relay.port);
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let planned = planned.publish.iter().find(|(planned, ..)| *planned == port);
+    let address = planned.map(|(_, address, _)| *address).filter(IpAddr::is_loopback);
     let places = bundle.published.get(&port).map_or(&[][..], Vec::as_slice);
     match places {
-        [(address, port @ 1..)] if *address == loopback => Ok(SocketAddr::new(loopback, *port)),
+        [(found, port @ 1..)] if Some(*found) == address => Ok(SocketAddr::new(*found, *port)),
         _ => Err(Drift {
             field: format!("bundle.published.{port}"),
-            planned: format!("one port of {loopback}"),
+            planned: format!("one port of {}", address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
             observed: serde_json::to_string(places).unwrap_or_default(),
         }),
     }
@@ -62,10 +66,10 @@ mod tests {
     use super::*;
     use bottle_backend::fake::Fake;
     use bottle_backend::{Backend, Role};
-    use bottle_plan::{BackendKind, HostFacts, PrepareOptions};
+    use bottle_plan::{BackendKind, HostFacts, PrepareOptions, RelayFacts};
     use rstest::rstest;
 
-    async fn seen(places: &[(&str, u16)]) -> (Relay, Observed) {
+    async fn seen(places: &[(&str, u16)]) -> (Relay, ContainerPlan, Observed) {
         let options = PrepareOptions {
             backend: Some(BackendKind::Smolmachines),
             command: vec!["true".to_owned()],
@@ -73,7 +77,7 @@ mod tests {
             ..PrepareOptions::default()
         };
         let facts = HostFacts {
-            relay: true,
+            relay: Some(RelayFacts { routed: None }),
             ..HostFacts::default()
         };
         let manifest = bottle_plan::parse("bottle.yaml", "version: 1\nbottles: { dev: { image: a } }\n").unwrap();
@@ -84,7 +88,7 @@ mod tests {
         let none = Default::default();
         let id = engine.create(Role::Bundle, &plan.bundle, &none, &none).await.unwrap();
         let relay = plan.config.relay.unwrap();
-        (relay, engine.observe(Role::Bundle, &id).await.unwrap())
+        (relay, plan.bundle, engine.observe(Role::Bundle, &id).await.unwrap())
     }
 
     #[rstest]
@@ -98,8 +102,8 @@ mod tests {
     #[case::twice(&[("127.0.0.1", 40_000), ("127.0.0.1", 40_001)], false)]
     #[tokio::test]
     async fn one_port_of_the_loopback_and_nothing_else(#[case] places: &[(&str, u16)], #[case] is_right: bool) {
-        let (relay, seen) = seen(places).await;
-        let found = published(&relay, &seen);
+        let (relay, planned, seen) = seen(places).await;
+        let found = published(&relay, &planned, &seen);
         assert_eq!(found.is_ok(), is_right, "{found:?}");
         match found {
             Ok(to) => assert_eq!(to.to_string(), "127.0.0.1:40000"),

@@ -20,6 +20,6 @@ pub use places::Place;
 pub use plan::*;
 pub use prepare::{
     GUEST_PROXY, HostFacts, JAVA_TRUST_FILE, MACHINE_SOCKETS, NODE_LEAD_FILE, PROXY_SOCKET, PlanError, PrepareOptions,
-    is_own_variable, is_path, placeholder, prepare,
+    RelayFacts, is_own_variable, is_path, placeholder, prepare,
 };
 pub use scalar::{ByteSize, Scalar};

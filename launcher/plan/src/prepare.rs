@@ -27,7 +27,7 @@ use crate::plan::{
 
 pub use error::PlanError;
 pub use guest::{is_own_variable, is_path, placeholder};
-pub use input::{HostFacts, PrepareOptions};
+pub use input::{HostFacts, PrepareOptions, RelayFacts};
 pub use trust::{JAVA_TRUST_FILE, NODE_LEAD_FILE};
 
 /// Where a sealed guest finds the proxy: its own loopback, where `bottle-guest` listens.
@@ -99,7 +99,7 @@ impl Input<'_> {
 
     /// Whether the launcher leads the bundle's sockets to the guest. A container has them in a volume of the same engine.
     fn has_relay(&self) -> bool {
-        self.backend == BackendKind::Smolmachines && self.facts.relay
+        self.backend == BackendKind::Smolmachines && self.facts.relay.is_some()
     }
 
     fn engine_name(&self, part: &str) -> String {
@@ -166,7 +166,7 @@ pub fn prepare(
         topology: input.topology,
         networks,
         volumes,
-        bundle: bundle(&input),
+        bundle: bundle(&input)?,
         guest,
         state: vec![state_file(&config)],
         config,
@@ -302,7 +302,22 @@ fn shared_mount(input: &Input<'_>, read_only: bool) -> Mount {
     }
 }
 
-fn bundle(input: &Input<'_>) -> ContainerPlan {
+/// Where the relay's port is published: each routed bottle has an address of its own.
+fn relay_address(input: &Input<'_>) -> Result<Option<Ipv4Addr>, PlanError> {
+    let Some(relay) = input.facts.relay.filter(|_| input.has_relay()) else {
+        return Ok(None);
+    };
+    if input.topology == Topology::Sealed {
+        return Ok(Some(Ipv4Addr::LOCALHOST));
+    }
+    relay.routed.map(Some).ok_or_else(|| PlanError::Fact {
+        fact: "relay",
+        expected: "a loopback address on which no bundle publishes".to_owned(),
+        found: "none: end a routed bottle, or use the topology `sealed`".to_owned(),
+    })
+}
+
+fn bundle(input: &Input<'_>) -> Result<ContainerPlan, PlanError> {
     let outer = input.options.outer_network.clone();
     // The outer leg first: the engine's default route leads through it, and an internal network offers none.
     let mut networks = vec![Attachment {
@@ -319,13 +334,13 @@ fn bundle(input: &Input<'_>) -> ContainerPlan {
     }
     let mut publish = Vec::new();
     let mut tmpfs = Vec::new();
-    if input.has_relay() {
+    if let Some(address) = relay_address(input)? {
         // The port of this machine's is the engine's choice.
-        publish.push((format!("{RELAY_PORT}/tcp"), IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        publish.push((format!("{RELAY_PORT}/tcp"), IpAddr::V4(address), 0));
         let options = "mode=0755,nosuid,nodev,noexec".to_owned();
         tmpfs.push((RELAYED_DIR.to_owned(), RELAYED_BYTES, options));
     }
-    ContainerPlan {
+    Ok(ContainerPlan {
         name: input.engine_name("bundle"),
         image: input.options.bundle_image.clone(),
         entrypoint: Vec::new(),
@@ -354,7 +369,7 @@ fn bundle(input: &Input<'_>) -> ContainerPlan {
             open_files: Some(16_384),
         },
         auto_remove: true,
-    }
+    })
 }
 
 /// What the bundle is told, for the operator to look at while the bottle runs. It has no secrets.

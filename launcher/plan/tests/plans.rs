@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bottle_plan::{
-    BackendKind, HostFacts, Limits, NetworkMode, Plan, PlanError, PrepareOptions, Topology, parse, placeholder, prepare,
+    BackendKind, HostFacts, Limits, NetworkMode, Plan, PlanError, PrepareOptions, RelayFacts, Topology, parse,
+    placeholder, prepare,
 };
 use bottle_policy::{Controls, Listen, Rules};
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ const CA: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n
 
 fn facts() -> HostFacts {
     HostFacts {
-        relay: false,
+        relay: None,
         subnets: vec![
             "172.17.0.0/16".to_owned(),
             "198.51.100.0/24".to_owned(),
@@ -185,24 +186,26 @@ fn a_machine_differs_from_a_container_in_little() {
 /// Where a machine cannot open the bundle's sockets, the bundle has them to itself and one more port; the guest sees no
 /// difference. A container is not concerned.
 #[rstest]
-#[case(Topology::Sealed)]
-#[case(Topology::Routed)]
-fn a_machine_with_a_relay_differs_in_its_bundle_alone(#[case] topology: Topology) {
+#[case(Topology::Sealed, "127.0.0.1")]
+#[case(Topology::Routed, "127.0.0.18")]
+fn a_machine_with_a_relay_differs_in_its_bundle_alone(#[case] topology: Topology, #[case] address: &str) {
     let plan_of = |backend, relay| {
         let options = PrepareOptions {
             backend: Some(backend),
             topology: Some(topology),
             ..options()
         };
-        plan(&HostFacts { relay, ..facts() }, &options).unwrap()
+        plan(&HostFacts { relay, ..facts() }, &options)
     };
+    let routed = "127.0.0.18".parse().ok();
+    let with = Some(RelayFacts { routed });
     let (relayed, direct) = (
-        plan_of(BackendKind::Smolmachines, true),
-        plan_of(BackendKind::Smolmachines, false),
+        plan_of(BackendKind::Smolmachines, with).unwrap(),
+        plan_of(BackendKind::Smolmachines, None).unwrap(),
     );
     assert_eq!(
         relayed.bundle.publish,
-        [("9470/tcp".to_owned(), "127.0.0.1".parse().unwrap(), 0)]
+        [("9470/tcp".to_owned(), address.parse().unwrap(), 0)]
     );
     let relay = relayed.config.relay.clone().unwrap();
     assert_eq!((relay.port, &*relay.directory), (9470, "/run/bottle-relayed"));
@@ -220,7 +223,13 @@ fn a_machine_with_a_relay_differs_in_its_bundle_alone(#[case] topology: Topology
         ),
         (None, 0, 0)
     );
-    assert_eq!(plan_of(BackendKind::Docker, true), plan_of(BackendKind::Docker, false));
+    assert_eq!(
+        plan_of(BackendKind::Docker, with).unwrap(),
+        plan_of(BackendKind::Docker, None).unwrap()
+    );
+    // All addresses are in use: that concerns routed ones alone.
+    let full = plan_of(BackendKind::Smolmachines, Some(RelayFacts { routed: None }));
+    assert_eq!(full.is_err(), topology == Topology::Routed, "{full:?}");
 }
 
 #[test]

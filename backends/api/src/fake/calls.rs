@@ -43,7 +43,7 @@ impl Backend for Fake {
                 kernel: "0".to_owned(),
                 subnets: Vec::new(),
                 shares_kernel: false,
-                relays: false,
+                relay: None,
                 processors: None,
             })
         }))

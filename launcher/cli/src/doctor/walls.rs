@@ -337,7 +337,7 @@ mod tests {
             kernel: "0".to_owned(),
             subnets: Vec::new(),
             shares_kernel: true,
-            relays: false,
+            relay: None,
             processors: Some(1),
         };
         let witness = Witness::start().unwrap();

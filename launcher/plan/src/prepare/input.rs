@@ -1,6 +1,9 @@
 //! What `prepare` is given beside the manifest.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{BackendKind, Limits, Topology};
 
@@ -11,8 +14,8 @@ pub struct HostFacts {
     pub subnets: Vec<String>,
     /// Processors of the engine's machine, where they are known: an engine refuses a limit above them.
     pub processors: Option<u32>,
-    /// Whether the sockets of a machine's bundle are led to it by a relay of the launcher's.
-    pub relay: bool,
+    /// How the sockets of a machine's bundle are led to it by a relay of the launcher's, when it cannot open them itself.
+    pub relay: Option<RelayFacts>,
     /// The operator's home directory, for `~/` in paths of the manifest.
     pub home: String,
     /// The operator's user id.
@@ -27,6 +30,13 @@ pub struct HostFacts {
     pub workspace: Option<String>,
     /// Randomness for the slug.
     pub slug_entropy: [u8; 8],
+}
+
+/// Where bundles publish the port of their relay. Sealed bottles' do on 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayFacts {
+    /// The loopback address of the next routed bottle; `None` when all of them are in use.
+    pub routed: Option<Ipv4Addr>,
 }
 
 /// What the command line said.

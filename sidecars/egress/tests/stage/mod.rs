@@ -188,6 +188,7 @@ pub fn config(roots: &Roots, routes: Vec<Route>) -> BundleConfig {
         upstream_roots: vec![roots.pem()],
         public_roots: false,
         lease: false,
+        relay: None,
         limits: WireLimits {
             idle_ms: 2000,
             connect_ms: 1000,

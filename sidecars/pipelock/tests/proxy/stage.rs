@@ -168,6 +168,7 @@ fn config(resolver: SocketAddr) -> BundleConfig {
         upstream_roots: Vec::new(),
         public_roots: false,
         lease: false,
+        relay: None,
         limits: WireLimits {
             head_ms: 700,
             head_bytes: 4096,
