@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bottle_backend::{Backend, EngineFacts, Role};
 use bottle_launch::Bottle;
-use bottle_leaky::MachineRemoved;
+use bottle_leaky::{HOST_NETWORK, MachineRemoved};
 use bottle_plan::{Attachment, NetworkMode};
 use bottle_smolvm::{Smolvm, Source};
 use probe_spec::WitnessConfig;
@@ -213,11 +213,15 @@ impl Lab {
         };
         let member = match &removed.network {
             None => None,
+            Some(network) if network.name == HOST_NETWORK => Some(Member {
+                container: None,
+                namespace: "/proc/self/ns/net".into(),
+            }),
             Some(network) => {
                 let container = self.control_on(&network.name).await?;
                 let seen = self.engine.observe(Role::Bundle, &container).await.map_err(failed)?;
                 seen.pid.map(|pid| Member {
-                    container,
+                    container: Some(container),
                     namespace: PathBuf::from(format!("/proc/{pid}/ns/net")),
                 })
             }
