@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bottle_backend::Role;
 use bottle_leaky::{AppliesTo, HOST_SOCKET, LeakyWorld, Removed, Side, apply, overlay, planted_files};
-use bottle_plan::{BackendKind, MountSource, NetworkMode, Plan, Subnet, Topology};
+use bottle_plan::{MountSource, NetworkMode, Plan, Subnet, Topology};
 use probe_spec::{Leak, Nonce};
 
 use crate::error::SuiteError;
@@ -178,12 +178,11 @@ async fn world(
                 MountSource::Bind(_) => None,
             })
     });
-    let (host_sockets, later_port) = match (leak, plan.backend) {
-        (Leak::HostNet, BackendKind::Smolmachines) => {
-            let later = free_port()?;
-            (host_sockets(lab, &plan.slug, &ground.shared, later)?, Some(later))
-        }
-        _ => (Vec::new(), None),
+    let (host_sockets, later_port) = if leak == Leak::HostSock {
+        let later = free_port()?;
+        (host_sockets(lab, &plan.slug, &ground.shared, later)?, Some(later))
+    } else {
+        (Vec::new(), None)
     };
     let text = |path: &PathBuf| path.display().to_string();
     Ok(LeakyWorld {

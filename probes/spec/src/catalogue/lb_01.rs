@@ -39,6 +39,6 @@ fn cases() -> Vec<CaseSpec> {
     by_tcp
         .into_iter()
         .chain(by_udp)
-        .map(|case| case.controls(&[Leak::HostNet]))
+        .map(|case| case.controls(&[Leak::HostNet, Leak::HostSock]))
         .collect()
 }

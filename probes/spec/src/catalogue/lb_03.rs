@@ -27,6 +27,6 @@ fn cases() -> Vec<CaseSpec> {
             .needs(&["loopback-datagrams"]),
     ]
     .into_iter()
-    .map(|case| case.controls(&[Leak::HostNet]))
+    .map(|case| case.controls(&[Leak::HostNet, Leak::HostSock]))
     .collect()
 }
