@@ -27,7 +27,7 @@ const PARALLEL_HEAVY: usize = 4;
 const BATCH: usize = 128;
 /// Limit of one ordinary case, and of one heavy case, in milliseconds.
 const LIMIT_MS: u64 = 8_000;
-const LIMIT_HEAVY_MS: u64 = 45_000;
+const LIMIT_HEAVY_MS: u64 = 90_000;
 
 /// How a case may be attempted beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

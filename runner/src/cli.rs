@@ -226,6 +226,9 @@ pub struct LooseArgs {
     /// Shares are handed in writable.
     #[arg(long)]
     pub writable_shares: bool,
+    /// The directory of the host's own sockets, which machines are handed beside their bundle's.
+    #[arg(long)]
+    pub host_sockets: Option<PathBuf>,
     /// Machines have this file as a disk, and can run machines.
     #[arg(long)]
     pub disk: Option<PathBuf>,

@@ -318,9 +318,11 @@ impl Fixture {
             .map(|(_, cidr)| cidr.as_str())
             .unwrap_or("10.213.0.0/24");
         let gateway = in_subnet(own_inner, 1).unwrap_or_else(local);
-        let later = lab
-            .host
-            .tcp(std::net::Ipv4Addr::LOCALHOST.into(), 0, Vantage::HostLoopback4);
+        let later = lab.host.tcp(
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            self.removed.later_port.unwrap_or(0),
+            Vantage::HostLoopback4,
+        );
         let later = later.unwrap_or(lab.host.loopback4);
         let peer_published = peer
             .bottle

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bottle_backend::patient;
 use probe_spec::Vantage;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener};
 use tokio::task::JoinHandle;
 
 use crate::sightings::Sightings;
@@ -116,6 +119,27 @@ impl HostWitnesses {
             }
         }));
         Ok(port)
+    }
+
+    /// Leads whoever connects to this socket, which anybody may, to a listener of the host.
+    pub fn hand_over(&self, socket: &Path, to: SocketAddr) -> io::Result<()> {
+        let listener = UnixListener::bind(socket)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+        self.keep(tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((mut guest, _)) => {
+                        tokio::spawn(async move {
+                            let mut stream = TcpStream::connect(to).await?;
+                            let copied = tokio::io::copy_bidirectional(&mut guest, &mut stream);
+                            tokio::time::timeout(patient(READ_TIME), copied).await?.map(drop)
+                        });
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        }));
+        Ok(())
     }
 
     fn keep(&self, task: JoinHandle<()>) {

@@ -1,10 +1,10 @@
 //! Known-leaky bottles: the plan of a shipped bottle with exactly one control taken away, and the ground that they stand on.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 
 use bottle_backend::Role;
-use bottle_leaky::{AppliesTo, LeakyWorld, Removed, Side, apply, overlay, planted_files};
+use bottle_leaky::{AppliesTo, HOST_SOCKET, LeakyWorld, Removed, Side, apply, overlay, planted_files};
 use bottle_plan::{MountSource, NetworkMode, Plan, Subnet, Topology};
 use probe_spec::{Leak, Nonce};
 
@@ -20,6 +20,8 @@ const PRIVATE_BUNDLE: u8 = 99;
 const EARLY_GUEST: u8 = 3;
 /// Last octet of the host's address on the ordinary network; `.1` is the witness's there.
 const NATTED_HOST: u8 = 254;
+/// The addresses of its own loopback at which a machine has the host's listeners: the last ones for those on all addresses.
+const LOOPBACK4: [&str; 4] = ["127.0.0.1", "127.0.0.2", "127.1.2.3", "127.255.255.254"];
 
 /// A plan with what was taken away from it, and the token that it will be given.
 pub struct Planned {
@@ -176,6 +178,12 @@ async fn world(
                 MountSource::Bind(_) => None,
             })
     });
+    let (host_sockets, later_port) = if leak == Leak::HostSock {
+        let later = free_port()?;
+        (host_sockets(lab, &plan.slug, &ground.shared, later)?, Some(later))
+    } else {
+        (Vec::new(), None)
+    };
     let text = |path: &PathBuf| path.display().to_string();
     Ok(LeakyWorld {
         natted_network: ground.natted.0.clone(),
@@ -199,10 +207,49 @@ async fn world(
             text(&ground.outside)
         },
         outside_dir: text(&ground.outside),
+        host_sockets,
+        later_port,
         engine_sockets: vec!["/var/run/docker.sock".to_owned()],
         capabilities: capabilities(),
         token: token.to_string(),
     })
+}
+
+/// A port of the loopback at which nobody listens.
+fn free_port() -> Result<u16, SuiteError> {
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    Ok(bound.map_err(SuiteError::Host)?.port())
+}
+
+/// Hands over the listeners of the host's loopback that LB-01 to LB-03 attack, one socket an address at which they attack it.
+fn host_sockets(lab: &Lab, slug: &str, directory: &Path, later: u16) -> Result<Vec<(SocketAddr, String)>, SuiteError> {
+    let port = |key: &str| lab.keys.get(key).and_then(|port| port.parse::<u16>().ok());
+    let lo4 = ["host.lo4.tcp", "host.lo4.low", "host.any.tcp", "host.published.tcp"].map(|key| (LOOPBACK4[0], key));
+    let other = LOOPBACK4[1..].iter().map(|address| (*address, "host.any.tcp"));
+    let lo6 = ["host.lo6.tcp", "host.any.tcp"].map(|key| ("::1", key));
+    let mut places: Vec<SocketAddr> = lo4
+        .into_iter()
+        .chain(other)
+        .chain(lo6)
+        .filter_map(|(address, key)| Some(SocketAddr::new(address.parse().ok()?, port(key)?)))
+        .chain([SocketAddr::from((Ipv4Addr::LOCALHOST, later))])
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    let hand_over = |(number, listen): (usize, SocketAddr)| {
+        let name = format!("{HOST_SOCKET}{slug}-{number}.sock");
+        let path = directory.join(&name);
+        let to = if listen.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            listen.ip()
+        };
+        lab.host
+            .hand_over(&path, SocketAddr::new(to, listen.port()))
+            .map_err(|source| SuiteError::Path { path, source })?;
+        Ok((listen, name))
+    };
+    places.into_iter().enumerate().map(hand_over).collect()
 }
 
 /// Writes the files of K-FILE for one bottle; their directory.

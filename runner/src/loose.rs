@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bottle_docker::Docker;
-use bottle_leaky::{MachinePolicy, MachineRemoved, PROXY_VARIABLES};
+use bottle_leaky::{HOST_SOCKET, MachinePolicy, MachineRemoved, PROXY_VARIABLES};
 use probe_spec::ExitCode;
 
 use crate::cli::LooseArgs;
@@ -21,8 +21,8 @@ use crate::error::SuiteError;
 /// Who is a member of the network that a machine is on instead of its own: where its namespace leads, the machine's connections
 /// lead.
 pub struct Member {
-    /// Id of the container.
-    pub container: String,
+    /// Id of the container; `None` for the host itself.
+    pub container: Option<String>,
     /// Its network namespace.
     pub namespace: PathBuf,
 }
@@ -53,8 +53,10 @@ pub fn program(
     }
     if let Some(member) = member {
         let namespace = member.namespace.display().to_string();
-        words.extend(["--namespace".to_owned(), namespace, "--member".to_owned()]);
-        words.push(member.container.clone());
+        words.extend(["--namespace".to_owned(), namespace]);
+        if let Some(container) = &member.container {
+            words.extend(["--member".to_owned(), container.clone()]);
+        }
     }
     if let Some(network) = &removed.network {
         words.extend(["--policy".to_owned(), network.policy.name().to_owned()]);
@@ -64,6 +66,9 @@ pub fn program(
     }
     if removed.writable_shares {
         words.push("--writable-shares".to_owned());
+    }
+    if let Some(directory) = &removed.host_sockets {
+        words.extend(["--host-sockets".to_owned(), directory.clone()]);
     }
     if let Some(disk) = &removed.disk {
         words.extend(["--disk".to_owned(), disk.clone()]);
@@ -122,6 +127,13 @@ pub async fn call(args: &LooseArgs) -> Result<ExitCode, CommandError> {
                 Some(rustix::thread::LinkNameSpaceType::Network),
             )
             .map_err(|error| failed(error.into()))?;
+        }
+        // What narrows a routed machine's ports is a rule of the host's own firewall.
+        Some("exec") if allowed.is_some() && args.member.is_none() => {
+            let machine = named(&args.words).unwrap_or_default();
+            bottle_smolvm::remove_rules(machine)
+                .await
+                .map_err(SuiteError::engine("taking the rules of a known-leaky machine away"))?;
         }
         Some("delete") if allowed.is_some() => member(args, false).await?,
         _ => {}
@@ -191,6 +203,9 @@ fn changed(args: &LooseArgs) -> Changed {
                     }
                 }
             }
+            if let Some(directory) = &args.host_sockets {
+                words.iter_mut().for_each(|word| from_the_host(word, directory));
+            }
             if let Some(disk) = &args.disk {
                 words.extend([
                     "--disk".to_owned(),
@@ -214,6 +229,16 @@ fn changed(args: &LooseArgs) -> Changed {
         _ => {}
     }
     Changed { words, allowed }
+}
+
+/// Has a socket that is none of the bundle's come from the directory of the host's.
+fn from_the_host(word: &mut String, directory: &Path) {
+    if let Some((host, guest)) = word.split_once(".sock:")
+        && let Some((_, name)) = host.rsplit_once('/')
+        && name.starts_with(HOST_SOCKET)
+    {
+        *word = format!("{}/{name}.sock:{guest}", directory.display());
+    }
 }
 
 /// Has the variables that name a proxy name this one.
@@ -334,6 +359,12 @@ mod tests {
         None
     )]
     #[case(
+        "--host-sockets /h",
+        "machine create --name m --mount-socket /s/x/host-1.sock:/run/y/host-1.sock --mount-socket /s/x/proxy.sock:/run/y/proxy.sock",
+        "machine create --name m --mount-socket /h/host-1.sock:/run/y/host-1.sock --mount-socket /s/x/proxy.sock:/run/y/proxy.sock",
+        None
+    )]
+    #[case(
         "--disk /d/i",
         "machine create --name m",
         "machine create --name m --disk /d/i:ro --nested",
@@ -389,9 +420,10 @@ mod tests {
             proxy: Some("http://p:8".to_owned()),
             writable_shares: true,
             disk: Some("/d/i".to_owned()),
+            host_sockets: Some("/h".to_owned()),
         };
         let member = Member {
-            container: "c".to_owned(),
+            container: Some("c".to_owned()),
             namespace: "/proc/7/ns/net".into(),
         };
         let path = program(directory.path(), Path::new("/it's/smolvm"), &removed, Some(&member)).unwrap();
@@ -399,7 +431,7 @@ mod tests {
         let policy = directory.path().join("policy");
         let expected = format!(
             "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--namespace' '/proc/7/ns/net' '--member' \
-             'c' '--policy' 'names' '--proxy' 'http://p:8' '--writable-shares' '--disk' '/d/i' -- \"$@\"\n",
+             'c' '--policy' 'names' '--proxy' 'http://p:8' '--writable-shares' '--host-sockets' '/h' '--disk' '/d/i' -- \"$@\"\n",
             policy.display()
         );
         assert!(script.ends_with(&expected), "{script}");

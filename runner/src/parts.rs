@@ -34,13 +34,15 @@ pub fn parts(platform: &str) -> Result<Parts, PartsError> {
     })
 }
 
-/// SHA-256 in hex over the catalogue (ids, cases, controls, actions) and the parts. A self-test counts for this digest only.
+/// SHA-256 in hex over the suite: its sources, the catalogue (ids, cases, controls, actions) and the parts. A self-test counts for
+/// this digest only.
 pub fn digest(parts: &Parts) -> String {
     let mut hash = Sha256::new();
     for part in [parts.bundle, parts.leaky_bundle, parts.probe, parts.witness] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
+    hash.update(embedded::SOURCES);
     for probe in probe_spec::CATALOGUE {
         hash.update(probe.id);
         for case in (probe.cases)() {

@@ -21,7 +21,7 @@ pub struct SelfTest {
     pub version: u32,
     /// Name and version of the engine.
     pub engine: String,
-    /// Digest of the suite (catalogue and parts).
+    /// Digest of the suite (its sources, catalogue and parts).
     pub digest: String,
     /// When it was last added to, RFC 3339.
     pub at: String,

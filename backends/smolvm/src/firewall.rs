@@ -53,6 +53,11 @@ pub(crate) async fn install(table: &str, user: u32, proxy: SocketAddrV4) -> Resu
     nftables(&call, &rules(table, user, proxy)).await
 }
 
+/// Takes away what narrows a machine's ports; no failure where nothing does.
+pub async fn remove_rules(machine: &str) -> Result<(), BackendError> {
+    remove(&table(machine)).await
+}
+
 /// Removes the table; one that is not there is no failure.
 pub(crate) async fn remove(table: &str) -> Result<(), BackendError> {
     // Made first, so that its removal cannot fail for want of it.

@@ -145,7 +145,16 @@ fn git_diff(compared: &mut Compared, changes: &BTreeMap<PathBuf, Change>) -> Res
             "-c",
             "core.fsmonitor=false",
         ])
-        .args(["diff", "--no-index", "--no-ext-diff", "--no-textconv", color, "a", "b"])
+        // The directories are the prefixes that `git apply` expects.
+        .args([
+            "diff",
+            "--no-index",
+            "--no-prefix",
+            "--no-ext-diff",
+            "--no-textconv",
+            color,
+        ])
+        .args(["a", "b"])
         .current_dir(&room.0)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -10,12 +10,15 @@ use crate::wire::{self, Stream};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// Largest frame that every peer takes without being asked (RFC 9113, 4.2).
 const FRAME_BYTES: usize = 16384;
-/// How long an answer is read.
+/// How long an answer may take to begin, and how long more of it is read.
+const ANSWER_BEGINS: Duration = Duration::from_secs(5);
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 const ANSWER_BYTES: usize = 64 << 10;
 
@@ -85,9 +88,13 @@ impl Session {
         out
     }
 
-    /// Reads the answer for half a second, acknowledging settings. Returns all bytes that came.
+    /// Reads the answer, and for half a second what else comes, acknowledging settings. Returns all bytes that came.
     pub fn answer(&mut self, run: &Run, stream: &mut dyn Stream) -> io::Result<Vec<u8>> {
-        let got = wire::read_for(run, stream, ANSWER_TIME, ANSWER_BYTES)?;
+        let mut got = wire::read_until(run, stream, ANSWER_BEGINS, ANSWER_BYTES, is_answer)?;
+        if is_answer(&got) {
+            let left = ANSWER_BYTES - got.len();
+            got.extend(wire::read_for(run, stream, ANSWER_TIME, left).unwrap_or_default());
+        }
         let mut seen = Vec::new();
         for (kind, flags, id, payload) in Frames(&got) {
             seen.push(describe(kind, id, payload));
@@ -105,6 +112,11 @@ impl Session {
         });
         Ok(got)
     }
+}
+
+/// Whether a request was answered, or refused (RFC 9113, 6.4 and 6.8).
+fn is_answer(bytes: &[u8]) -> bool {
+    Frames(bytes).any(|(kind, ..)| matches!(kind, HEADERS | RST_STREAM | GOAWAY))
 }
 
 /// Frames in some bytes; what is cut short is left out.
@@ -168,9 +180,9 @@ fn describe(kind: u8, stream: u32, payload: &[u8]) -> String {
     match kind {
         DATA => format!("DATA[{stream}] {}", wire::excerpt(payload)),
         HEADERS => format!("HEADERS[{stream}] status {}", indexed_status(payload).unwrap_or("?")),
-        3 => format!("RST_STREAM[{stream}] {}", code(0)),
+        RST_STREAM => format!("RST_STREAM[{stream}] {}", code(0)),
         SETTINGS => "SETTINGS".to_owned(),
-        7 => format!("GOAWAY {}", code(4)),
+        GOAWAY => format!("GOAWAY {}", code(4)),
         _ => format!("type {kind}"),
     }
 }

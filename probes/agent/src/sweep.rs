@@ -14,7 +14,8 @@ use crate::resolve;
 
 /// Connections at a time, if the descriptor limit bears them.
 const BATCH: u64 = 512;
-/// How long a batch is waited for; the shorter one after a batch in which nothing answered, since a black hole is likely then.
+/// How long a batch is waited for; the shorter one after a batch in which the target itself answered nothing, since a black hole is
+/// likely then.
 const PATIENCE: Duration = Duration::from_millis(400);
 const IMPATIENCE: Duration = Duration::from_millis(100);
 
@@ -83,6 +84,7 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     fn batch(&mut self, mut address: SocketAddr, ports: &[u16]) -> Done {
         let mut pending = Vec::with_capacity(ports.len());
+        let answered = self.answered();
         for port in ports {
             address.set_port(*port);
             match start(address) {
@@ -103,7 +105,7 @@ impl Sweep<'_> {
                 Err(error) => self.failed(&error),
             }
         }
-        let (waiting, end) = (pending.len(), Instant::now() + self.run.within(self.patience));
+        let end = Instant::now() + self.run.within(self.patience);
         while !pending.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             let ready = wait(&pending, left).map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
@@ -119,7 +121,7 @@ impl Sweep<'_> {
                 }
             }
         }
-        self.patience = if waiting > 0 && pending.len() == waiting {
+        self.patience = if self.answered() == answered {
             IMPATIENCE
         } else {
             PATIENCE
@@ -128,6 +130,12 @@ impl Sweep<'_> {
             *self.failed.entry("no answer".to_owned()).or_default() += pending.len() as u32;
         }
         Ok(())
+    }
+
+    /// Ports of which the target itself has said whether they are open. Of an unreachable one a router or the own kernel tells.
+    fn answered(&self) -> usize {
+        let refused = self.failed.get("ECONNREFUSED").copied().unwrap_or_default();
+        self.open.len() + refused as usize
     }
 
     fn accepted(&mut self, port: u16, mut socket: &Socket) {

@@ -79,10 +79,21 @@ pub fn is_silence(error: &io::Error) -> bool {
 
 /// Reads what comes within `time`, at most `limit` bytes. An error only when it came before any byte.
 pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize) -> io::Result<Vec<u8>> {
+    read_until(run, stream, time, limit, |_| false)
+}
+
+/// The same, but no longer than until `is_enough`.
+pub fn read_until(
+    run: &Run,
+    stream: &mut dyn Stream,
+    time: Duration,
+    limit: usize,
+    is_enough: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
     let end = std::time::Instant::now() + run.within(time);
     let mut got = Vec::new();
     let mut piece = [0u8; 4096];
-    while got.len() < limit {
+    while got.len() < limit && !is_enough(&got) {
         let left = end.saturating_duration_since(std::time::Instant::now());
         if left.is_zero() {
             break;

@@ -20,6 +20,10 @@ pub const NEEDS: &[(&str, &str)] = &[
         "whoever makes the guest can give it names, for the host or for neighbours",
     ),
     (
+        "loopback-datagrams",
+        "datagrams for a loopback address of the guest can be led to its host's",
+    ),
+    (
         "machine",
         "the guest is a virtual machine, with devices and a process of the host that is it",
     ),
@@ -44,10 +48,19 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_ROUTER,
             NO_LINK_LOCAL,
             NO_GIVEN_NAMES,
+            NO_LOOPBACK_DATAGRAMS,
             OWN_KERNEL,
             NO_ENGINE,
         ],
-        ("smolmachines", _) => &[NO_ICMP, NO_ROUTER, NO_LINK_LOCAL, NO_GIVEN_NAMES, OWN_KERNEL, NO_ENGINE],
+        ("smolmachines", _) => &[
+            NO_ICMP,
+            NO_ROUTER,
+            NO_LINK_LOCAL,
+            NO_GIVEN_NAMES,
+            NO_LOOPBACK_DATAGRAMS,
+            OWN_KERNEL,
+            NO_ENGINE,
+        ],
         _ => &[],
     }
 }
@@ -84,6 +97,10 @@ const NO_LINK_LOCAL: (&str, &str) = (
 const NO_GIVEN_NAMES: (&str, &str) = (
     "given-names",
     "smolvm gives a machine no names, for its host or its neighbours; what a name server answers is EG-10's to ask",
+);
+const NO_LOOPBACK_DATAGRAMS: (&str, &str) = (
+    "loopback-datagrams",
+    "what a machine sends to a loopback address stays in it, and the sockets that smolvm can hand to it carry streams",
 );
 const NO_MACHINE: (&str, &str) = (
     "machine",

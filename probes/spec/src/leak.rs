@@ -84,6 +84,10 @@ pub enum Leak {
     RoGuest,
     #[serde(rename = "K-VMM-LAX")]
     VmmLax,
+    #[serde(rename = "K-TSI")]
+    Tsi,
+    #[serde(rename = "K-HOSTSOCK")]
+    HostSock,
     #[serde(rename = "K-NOREAP")]
     NoReap,
     #[serde(rename = "K-REAPALL")]
@@ -134,6 +138,8 @@ impl Leak {
         Self::Dev,
         Self::RoGuest,
         Self::VmmLax,
+        Self::Tsi,
+        Self::HostSock,
         Self::NoReap,
         Self::ReapAll,
         Self::KeepKeys,

@@ -2,6 +2,7 @@
 //! removed at the end.
 
 mod authority;
+mod directory;
 mod further;
 mod keys;
 mod listener;
@@ -10,12 +11,12 @@ mod site;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bottle_backend::{Backend, EngineFacts, Role};
 use bottle_launch::Bottle;
-use bottle_leaky::MachineRemoved;
+use bottle_leaky::{HOST_NETWORK, MachineRemoved};
 use bottle_plan::{Attachment, NetworkMode};
 use bottle_smolvm::{Smolvm, Source};
 use probe_spec::WitnessConfig;
@@ -37,6 +38,7 @@ use crate::parts::Parts;
 use crate::redaction::Redaction;
 use crate::sightings::{Sightings, fresh_nonce};
 use crate::template::Keys;
+use directory::RunDirectory;
 pub use made::Made;
 use site::{Site, plain};
 
@@ -57,6 +59,7 @@ pub struct Lab {
     pub facts: EngineFacts,
     /// Directory of the run: the launcher's state lies below.
     pub directory: PathBuf,
+    _held: RunDirectory,
     /// What any witness saw.
     pub sightings: Arc<Sightings>,
     /// What must not stand in anything that is written.
@@ -123,9 +126,9 @@ impl Lab {
     pub async fn open(options: LabOptions) -> Result<Self, SuiteError> {
         let made = Arc::new(Made::default());
         let backend = options.backend.clone();
-        let directory = std::env::temp_dir().join(format!("bottle-conform-{}", options.run));
-        private_directory(&directory)?;
-        let opened = Self::make(options, &directory, made.clone()).await;
+        let held = RunDirectory::make(&options.run)?;
+        let directory = held.path.clone();
+        let opened = Self::make(options, held, made.clone()).await;
         if opened.is_err() {
             for left in made.remove(&*backend, false).await {
                 tracing::warn!(left, "left behind: `bottle cleanup` removes it");
@@ -137,7 +140,7 @@ impl Lab {
         opened
     }
 
-    async fn make(options: LabOptions, directory: &Path, made: Arc<Made>) -> Result<Self, SuiteError> {
+    async fn make(options: LabOptions, held: RunDirectory, made: Arc<Made>) -> Result<Self, SuiteError> {
         let backend = options.backend;
         let facts = backend
             .facts()
@@ -175,7 +178,8 @@ impl Lab {
             network,
             run: options.run,
             facts,
-            directory: directory.to_owned(),
+            directory: held.path.clone(),
+            _held: held,
             sightings,
             host,
             outside,
@@ -213,11 +217,15 @@ impl Lab {
         };
         let member = match &removed.network {
             None => None,
+            Some(network) if network.name == HOST_NETWORK => Some(Member {
+                container: None,
+                namespace: "/proc/self/ns/net".into(),
+            }),
             Some(network) => {
                 let container = self.control_on(&network.name).await?;
                 let seen = self.engine.observe(Role::Bundle, &container).await.map_err(failed)?;
                 seen.pid.map(|pid| Member {
-                    container,
+                    container: Some(container),
                     namespace: PathBuf::from(format!("/proc/{pid}/ns/net")),
                 })
             }
@@ -323,17 +331,6 @@ fn launches_at_a_time() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Two processors have always done four at a time well: most of a launch is waiting.
     if processors == 1 { 1 } else { LAUNCHES_AT_A_TIME }
-}
-
-fn private_directory(path: &Path) -> Result<(), SuiteError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| SuiteError::Path {
-            path: path.to_owned(),
-            source,
-        })
 }
 
 /// What the engine holds of a lab from its beginning.

@@ -107,24 +107,26 @@ fn a_machine_that_runs_is_entered_looked_at_and_stopped_by_other_processes() {
     let mut said = Listener::new(child.stdout.take().unwrap());
     said.wait_for("here");
     assert!(machines.ok(&["ps"]).contains("running"));
+    let slug = &machines.site.slug();
+    let place = &format!("{slug}:.");
     let output = machines
-        .bottle(&["exec", "dev", "--", "sh", "-c", "cat $VM/disk/work/app/run.sh; exit 3"])
+        .bottle(&["exec", slug, "--", "sh", "-c", "cat $VM/disk/work/app/run.sh; exit 3"])
         .output()
         .unwrap();
     assert_eq!(code(&output), 3, "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("echo ran"));
     let out = machines.site.directory.path().join("out");
-    machines.ok(&["cp", "dev:.", out.to_str().unwrap()]);
+    machines.ok(&["cp", place, out.to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(out.join("src/main.txt")).unwrap(), "one\n");
     let more = machines.site.directory.path().join("more");
     std::fs::create_dir(&more).unwrap();
     std::fs::write(more.join("added.txt"), "more\n").unwrap();
-    machines.ok(&["cp", more.to_str().unwrap(), "dev:."]);
-    assert_eq!(machines.ok(&["diff", "dev"]), "A added.txt\n");
-    machines.ok(&["logs", "dev"]);
+    machines.ok(&["cp", more.to_str().unwrap(), place]);
+    assert_eq!(machines.ok(&["diff", slug]), "A added.txt\n");
+    machines.ok(&["logs", slug]);
     // Without a terminal, of a command that has none: refused before anything is joined.
-    assert_eq!(code(&machines.bottle(&["attach", "dev"]).output().unwrap()), 64);
-    machines.ok(&["stop", "dev"]);
+    assert_eq!(code(&machines.bottle(&["attach", slug]).output().unwrap()), 64);
+    machines.ok(&["stop", slug]);
     wait_code(&mut child);
     machines.is_empty();
 }

@@ -20,13 +20,6 @@ use crate::site::{Launched, Listener, Site, code, load_shell_image, on_engine, s
 /// Within what time of the next command everything of a dead bottle must be gone.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// The slug of the only bottle that is up.
-fn slug(site: &Site) -> String {
-    let mut entries = std::fs::read_dir(site.state().join("bottles")).unwrap().flatten();
-    let first = entries.next().expect("a bottle is up").file_name();
-    first.into_string().unwrap()
-}
-
 #[rstest]
 #[case("sleep 600")]
 // The agent does not notice, or does not care.
@@ -46,7 +39,7 @@ fn a_closed_terminal_ends_the_bottle(#[case] then: &str) {
         let count = screen.read(&mut buffer).unwrap();
         seen.extend_from_slice(&buffer[..count]);
     }
-    let slug = slug(&site);
+    let slug = site.slug();
     let begun = Instant::now();
     // Nobody has the other end any more.
     drop((screen, command));

@@ -109,6 +109,13 @@ impl Site {
         command
     }
 
+    /// The slug of its only bottle that is up. What a bottle is called is shared with those of other tests on the engine.
+    pub fn slug(&self) -> String {
+        let mut entries = std::fs::read_dir(self.state().join("bottles")).unwrap().flatten();
+        let first = entries.next().expect("a bottle is up").file_name();
+        first.into_string().unwrap()
+    }
+
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }

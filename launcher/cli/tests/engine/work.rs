@@ -1,7 +1,9 @@
 //! The project in the bottle, and what comes of the agent's work: `cp`, `diff`, `resume`.
 
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -70,6 +72,13 @@ fn a_copy_is_the_agents_and_its_work_is_kept_shown_taken_over_and_gone_on_with()
     assert_eq!(ok(&site, &["diff", &slug]), "D gone.txt\nA new.txt\nM src/main.txt\n");
     let patch = ok(&site, &["diff", &slug, "--patch"]);
     assert!(patch.contains("-one\n+two\n"), "{patch}");
+    // It is one for the project as it is.
+    let mut git = Command::new("git");
+    git.args(["apply", "--check", "--verbose", "-"]).current_dir(&project);
+    let mut git = git.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    git.stdin.take().unwrap().write_all(patch.as_bytes()).unwrap();
+    let applied = git.wait_with_output().unwrap();
+    assert!(applied.status.success(), "{}", text(&applied.stderr));
 
     // Going on: the same slug, what was left, the same policy.
     let output = site

@@ -31,10 +31,14 @@ fn cases() -> Vec<CaseSpec> {
         ("udp-wildcard-listener", "127.0.0.1:${host.any.udp}"),
     ];
     let by_tcp = tcp_cases.map(|(name, to)| unseen(name, tcp(to)).alive(&[Vantage::HostLoopback4]));
-    let by_udp = udp_cases.map(|(name, to)| unseen(name, udp(to)).alive(&[Vantage::HostUdp]));
+    let by_udp = udp_cases.map(|(name, to)| {
+        unseen(name, udp(to))
+            .alive(&[Vantage::HostUdp])
+            .needs(&["loopback-datagrams"])
+    });
     by_tcp
         .into_iter()
         .chain(by_udp)
-        .map(|case| case.controls(&[Leak::HostNet]))
+        .map(|case| case.controls(&[Leak::HostNet, Leak::HostSock]))
         .collect()
 }

@@ -35,6 +35,9 @@ fn cases() -> Vec<CaseSpec> {
         .map(|(name, host)| unseen(name, tcp(format!("{host}:${{host.any.tcp}}"))))
         .into_iter()
         .chain([unseen("source-127-0-0-5", from_elsewhere)])
-        .map(|case| case.alive(&[Vantage::HostWildcard]).controls(&[Leak::HostNet]))
+        .map(|case| {
+            case.alive(&[Vantage::HostWildcard])
+                .controls(&[Leak::HostNet, Leak::HostSock])
+        })
         .collect()
 }

@@ -22,9 +22,11 @@ fn cases() -> Vec<CaseSpec> {
         unseen("loopback6", tcp("[::1]:${host.lo6.tcp}")).alive(&[Vantage::HostLoopback6]),
         unseen("unspecified6", tcp("[::]:${host.any.tcp}")).alive(&[Vantage::HostLoopback6]),
         unseen("mapped", tcp("[::ffff:127.0.0.1]:${host.lo4.tcp}")).alive(&[Vantage::HostLoopback4]),
-        unseen("loopback6-udp", udp("[::1]:${host.any.udp}")).alive(&[Vantage::HostUdp]),
+        unseen("loopback6-udp", udp("[::1]:${host.any.udp}"))
+            .alive(&[Vantage::HostUdp])
+            .needs(&["loopback-datagrams"]),
     ]
     .into_iter()
-    .map(|case| case.controls(&[Leak::HostNet]))
+    .map(|case| case.controls(&[Leak::HostNet, Leak::HostSock]))
     .collect()
 }

@@ -39,7 +39,7 @@ fn cases() -> Vec<CaseSpec> {
             tcp(format!("{address}:${{host.published.tcp}}")),
         )
         .alive(&alive)
-        .controls(&[Leak::HostNet])
+        .controls(&[Leak::HostNet, Leak::Tsi])
     }));
     cases.push(
         unseen("udp-first-address", udp("${host.address.1}:${host.any.udp}"))
@@ -50,7 +50,7 @@ fn cases() -> Vec<CaseSpec> {
     cases.push(
         unseen("ipv6-address", tcp("[${host.address6.1}]:${host.any.tcp}"))
             .alive(&[Vantage::HostWildcard])
-            .controls(&[Leak::HostNet]),
+            .controls(&[Leak::HostNet, Leak::Tsi]),
     );
     cases
 }

@@ -31,9 +31,11 @@ fn cases() -> Vec<CaseSpec> {
         ("alias", to("host.docker.internal")),
     ]
     .map(|(name, action)| {
+        let needs: &[&str] = if name == "alias" { &["given-names"] } else { &[] };
         unseen(name, action)
             .alive(&[Vantage::PeerGuest])
             .controls(&[Leak::Pub0])
+            .needs(needs)
     });
     let by_route = [
         ("host-address", to("${host.address.1}")),
