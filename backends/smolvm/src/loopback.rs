@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use bottle_backend::{Backend, BackendError, BackendErrorKind, Role};
 use bottle_plan::{ContainerPlan, LABEL_ROLE};
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::program::refused;
 
 /// How long a command may take; somebody may have to find a password.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// Most that is read of what a command says, in bytes.
+const MOST: u64 = 64 << 10;
 
 /// 127.0.0.16 to 127.0.0.31.
 fn pool() -> impl Iterator<Item = Ipv4Addr> {
@@ -111,13 +115,20 @@ async fn run(words: Vec<String>) -> Result<String, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true);
-    let output = tokio::time::timeout(LIMIT, command.output()).await;
-    let output = output.map_err(|_| format!("{program} did not end within {} s", LIMIT.as_secs()))?;
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{program} ended with {}", output.status));
+    let talk = async {
+        let mut child = command.spawn()?;
+        let mut said = String::new();
+        if let Some(output) = child.stdout.take() {
+            output.take(MOST).read_to_string(&mut said).await?;
+        }
+        Ok((child.wait().await?, said))
+    };
+    let ended = tokio::time::timeout(LIMIT, talk).await;
+    let ended: std::io::Result<_> = ended.map_err(|_| format!("{program} did not end within {} s", LIMIT.as_secs()))?;
+    match ended.map_err(|error| format!("{program}: {error}"))? {
+        (status, said) if status.success() => Ok(said),
+        (status, _) => Err(format!("{program} ended with {status}")),
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! Each connection to the listener is a question about one connection of the guest (smolvm's `docs/mediated-egress.md`,
 //! version 2 of the protocol): who asks proves it with a token, says where to, and is answered with one byte. There is one
-//! place that is allowed; where smolvm cannot reach it, the connection of the question is led there and becomes the guest's. Whatever else comes, and silence, is no answer, and without an answer smolvm does not connect: the
-//! end of this process shuts the machine in.
+//! place that is allowed; where smolvm cannot reach it, the question's own connection becomes the guest's and is led there.
+//! Whatever else comes, and silence, is no answer, and without an answer smolvm does not connect: the end of this process shuts
+//! the machine in.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};

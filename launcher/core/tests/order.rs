@@ -25,6 +25,25 @@ fn sealed_plan() -> Plan {
     plan
 }
 
+/// A bottle whose guest is led to its bundle by a relay.
+fn relayed_plan() -> Plan {
+    let mut plan = sealed_plan();
+    plan.bundle.publish = vec![("9470/tcp".to_owned(), [127, 0, 0, 1].into(), 0)];
+    plan.config.relay = Some(bottle_policy::Relay {
+        port: 9470,
+        directory: "/run/bottle-relayed".to_owned(),
+        services: Vec::new(),
+    });
+    plan
+}
+
+/// An engine that publishes what such a bottle needs.
+fn engine() -> Fake {
+    let fake = Fake::new(BackendKind::Docker);
+    fake.publishes("9470/tcp", &[([127, 0, 0, 1].into(), 40_000)]);
+    fake
+}
+
 async fn try_launch(fake: &Fake, plan: Plan, state: &std::path::Path) -> Result<Bottle, LaunchError> {
     let mut options = LaunchOptions::new("run", state);
     options.guest_stdio = true;
@@ -42,7 +61,7 @@ fn nothing_in(state: &tempfile::TempDir) -> bool {
 
 /// How many calls a launch makes when nothing fails.
 async fn calls_of_a_launch(plan: Plan) -> usize {
-    let (fake, state) = (Fake::new(BackendKind::Docker), state());
+    let (fake, state) = (engine(), state());
     let bottle = try_launch(&fake, plan, state.path()).await.unwrap();
     let calls = fake.calls().len();
     assert!(bottle.close().await.is_clean());
@@ -60,7 +79,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// before what it was made on.
 fn check_failing_at(plan: Plan, call: usize, failure: Failure) {
     runtime().block_on(async {
-        let (fake, state) = (Fake::new(BackendKind::Docker), state());
+        let (fake, state) = (engine(), state());
         fake.fail_at(call, failure);
         let launched = try_launch(&fake, plan, state.path()).await;
         let undone = match launched {
@@ -101,7 +120,7 @@ fn check_failing_at(plan: Plan, call: usize, failure: Failure) {
 
 #[test]
 fn every_failing_call_leaves_nothing() {
-    for plan in [plan, sealed_plan] {
+    for plan in [plan, sealed_plan, relayed_plan] {
         let calls = runtime().block_on(calls_of_a_launch(plan()));
         assert!(calls > 15, "{calls}");
         for call in 0..calls {
@@ -198,6 +217,33 @@ async fn drift_names_the_field_and_the_guest_is_not_started() {
     let fields: Vec<&str> = drifts.iter().map(|drift| drift.field.as_str()).collect();
     assert_eq!(fields, ["guest.hardening.seccomp", "guest.limits.pids"]);
     assert!(text.contains("guest.limits.pids: planned 64, observed null"), "{text}");
+    assert_eq!(fake.calls().iter().filter(|call| call.starts_with("start ")).count(), 1);
+    assert_eq!(fake.resources(), []);
+}
+
+/// The bundle is ready and its port seen before the guest's sockets are led there, and the guest starts after that.
+#[tokio::test]
+async fn a_relay_is_there_before_the_guest_starts() {
+    let (fake, state) = (engine(), state());
+    let bottle = try_launch(&fake, relayed_plan(), state.path()).await.unwrap();
+    let guest = bottle.id(Role::Guest).to_owned();
+    let calls = fake.calls();
+    let at = |call: String| {
+        calls
+            .iter()
+            .position(|one| *one == call)
+            .unwrap_or_else(|| panic!("{call}: {calls:?}"))
+    };
+    let relay = at(format!("relay {guest} to 127.0.0.1:40000"));
+    assert!(at(format!("observe {}", bottle.id(Role::Bundle))) < relay, "{calls:?}");
+    assert!(relay < at(format!("start {guest}")), "{calls:?}");
+    assert!(bottle.close().await.is_clean());
+
+    // A port that is published elsewhere is drift, and the guest is not started.
+    let fake = Fake::new(BackendKind::Docker);
+    fake.publishes("9470/tcp", &[([0, 0, 0, 0].into(), 40_000)]);
+    let error = try_launch(&fake, relayed_plan(), state.path()).await.err().unwrap();
+    assert!(matches!(error.failure, LaunchFailure::Drift { .. }), "{error}");
     assert_eq!(fake.calls().iter().filter(|call| call.starts_with("start ")).count(), 1);
     assert_eq!(fake.resources(), []);
 }
