@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bottle_backend::Role;
 use bottle_leaky::{AppliesTo, HOST_SOCKET, LeakyWorld, Removed, Side, apply, overlay, planted_files};
-use bottle_plan::{MountSource, NetworkMode, Plan, Subnet, Topology};
+use bottle_plan::{BackendKind, MountSource, NetworkMode, Plan, Subnet, Topology};
 use probe_spec::{Leak, Nonce};
 
 use crate::error::SuiteError;
@@ -120,7 +120,7 @@ pub async fn plan(
         let world = world(lab, leak, &plan, peer, &token).await?;
         let side = if kind == Kind::Peer { Side::Peer } else { Side::Own };
         removed = apply(leak, side, &mut plan, &world);
-        if leak == Leak::Early {
+        if leak == Leak::Early && plan.backend == BackendKind::Docker {
             step_aside(&mut plan);
         }
         if removed.needs_leaky_bundle() {

@@ -50,6 +50,8 @@ pub fn run(args: Args) -> Result<u8, InitError> {
     if let (Some(name), Some(file)) = (&args.signal, &args.confine.pid_file) {
         return send(name, file);
     }
+    // Low ports are root's to bind.
+    let forwarder = Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;
     // The kernel keeps users, capabilities and filters by thread: this is the only one as yet.
     confine(&args.confine).map_err(InitError::Confine)?;
     if let Some(dir) = &args.workdir {
@@ -69,7 +71,6 @@ pub fn run(args: Args) -> Result<u8, InitError> {
     }
     // A thread takes this over from the one that starts it, so it comes before the first.
     rustix::thread::set_no_new_privs(true).map_err(|error| InitError::Process("set no_new_privs", error.into()))?;
-    let forwarder = Forwarder::bind(&args.forwards, args.lease.as_deref()).map_err(InitError::Forward)?;
     forwarder
         .start()
         .map_err(|error| InitError::Process("start the forwarding thread", error))?;

@@ -24,6 +24,10 @@ pub const NEEDS: &[(&str, &str)] = &[
         "datagrams for a loopback address of the guest can be led to its host's",
     ),
     (
+        "own-entrypoint",
+        "whoever makes the guest can have something else started in it than `bottle-guest`",
+    ),
+    (
         "machine",
         "the guest is a virtual machine, with devices and a process of the host that is it",
     ),
@@ -49,6 +53,7 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_LINK_LOCAL,
             NO_GIVEN_NAMES,
             NO_LOOPBACK_DATAGRAMS,
+            NO_ENTRYPOINT,
             OWN_KERNEL,
             NO_ENGINE,
         ],
@@ -58,6 +63,7 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_LINK_LOCAL,
             NO_GIVEN_NAMES,
             NO_LOOPBACK_DATAGRAMS,
+            NO_ENTRYPOINT,
             OWN_KERNEL,
             NO_ENGINE,
         ],
@@ -101,6 +107,11 @@ const NO_GIVEN_NAMES: (&str, &str) = (
 const NO_LOOPBACK_DATAGRAMS: (&str, &str) = (
     "loopback-datagrams",
     "what a machine sends to a loopback address stays in it, and the sockets that smolvm can hand to it carry streams",
+);
+const NO_ENTRYPOINT: (&str, &str) = (
+    "own-entrypoint",
+    "a machine's first process is smolvm's own, and its command is started by bottle-guest, which the bundle brings: before the \
+     bundle there is nothing to start",
 );
 const NO_MACHINE: (&str, &str) = (
     "machine",

@@ -26,7 +26,7 @@ fn cases() -> Vec<CaseSpec> {
     };
 
     vec![
-        hammered("start", Disturbance::Start),
+        hammered("start", Disturbance::Start).needs(&["own-entrypoint"]),
         hammered("reload", Disturbance::Reload),
         hammered("proxy-frozen", Disturbance::FreezePipelock),
         hammered("bundle-paused", Disturbance::PauseBundle),

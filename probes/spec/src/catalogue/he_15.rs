@@ -27,6 +27,7 @@ fn cases() -> Vec<CaseSpec> {
         unseen(name, Action::Descriptors { of })
             .alive(&[Vantage::Guest])
             .controls(&[Leak::FdLeak])
+            .needs(if name == "init" { &["own-entrypoint"] } else { &[] })
     })
     .into()
 }

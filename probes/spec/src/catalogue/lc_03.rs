@@ -38,10 +38,7 @@ fn cases() -> Vec<CaseSpec> {
             }
         })
         .collect();
-    cases.push(case(
-        "guest-before-bundle",
-        LauncherDeath::KillBeforeReadiness,
-        Leak::Early,
-    ));
+    let early = case("guest-before-bundle", LauncherDeath::KillBeforeReadiness, Leak::Early);
+    cases.push(early.needs(&["own-entrypoint"]));
     cases
 }
