@@ -199,6 +199,13 @@ pub fn descriptors(run: &Run, of: DescriptorsOf) -> Done {
             .cloned()
             .ok_or_else(|| NotIssued::Agent("/proc/self/fd could not be read when the agent started".to_owned()))?,
         (_, Ok(open)) => open,
+        // The agent's own user's: whatever is read instead is not it.
+        (DescriptorsOf::Main, Err(error)) => {
+            return Err(NotIssued::Agent(format!(
+                "/proc/{process}/fd, taken for the main command's, cannot be read: {}",
+                errno(&error)
+            )));
+        }
         // Not readable is what a guest that cannot look into its init shows: tried, and nothing to find.
         (_, Err(error)) => {
             run.trace(format!("/proc/{process}/fd: {}", errno(&error)));

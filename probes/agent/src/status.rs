@@ -31,10 +31,9 @@ pub fn parent(process: u32) -> Option<u32> {
 /// Name of the guest's own init, which runs the main command.
 const INIT: &str = "bottle-guest";
 
-/// The guest's main command: the child of process 1 that is not the agent's own ancestor; where that is the guest's init (a
-/// backend may have one of its own above it), the child of that; process 1 itself where it has none (it is the command then).
-/// An agent that an exec started may be a child of process 1 for `/proc`, if its own parent is outside of the guest: then its
-/// parent is 0 and it is no child.
+/// The guest's main command: the child of the guest's init, which is process 1 in a container and has any number, and no parent for
+/// `/proc`, in a machine; where there is no such init, the child of process 1, or that itself where it has none. The agent's own
+/// ancestors are none of them: an exec started it.
 pub fn main_command() -> u32 {
     let own = std::process::id();
     let mut ancestors = vec![own];
@@ -51,11 +50,10 @@ pub fn main_command() -> u32 {
             .filter(|process| parent(*process) == Some(of) && !ancestors.contains(process))
             .min()
     };
-    let Some(child) = first_child(1) else {
-        return 1;
-    };
-    let is_init = read(&child.to_string()).is_ok_and(|status| field(&status, "Name") == Some(INIT));
-    first_child(child).filter(|_| is_init).unwrap_or(child)
+    let is_init = |process: &u32| read(&process.to_string()).is_ok_and(|status| field(&status, "Name") == Some(INIT));
+    let inits = processes().into_iter().filter(|process| !ancestors.contains(process));
+    let init = inits.filter(is_init).min().unwrap_or(1);
+    first_child(init).unwrap_or(init)
 }
 
 #[cfg(test)]
