@@ -217,3 +217,25 @@ pub fn leaks_of(cells: &[CaseCell]) -> Vec<Leak> {
 pub fn is_control(case: &CaseSpec, leak: Leak, backend: BackendChoice) -> bool {
     case.controls.contains(&leak) && bottle_leaky::is_built_for(leak, backend.kind())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cell_that_applies_has_a_known_leaky_bottle_of_its_kind() {
+        let filter = Filter {
+            backend: vec![BackendChoice::Docker, BackendChoice::Smolmachines],
+            topology: vec![Topology::Sealed, Topology::Routed],
+            ..Filter::default()
+        };
+        for cell in select(&filter).unwrap() {
+            let mut controls = cell.case.spec.controls.iter();
+            assert!(
+                cell.not_applicable.is_some() || controls.any(|leak| is_control(&cell.case.spec, *leak, cell.backend)),
+                "{}",
+                cell.cell
+            );
+        }
+    }
+}

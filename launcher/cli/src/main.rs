@@ -45,6 +45,9 @@ use crate::args::{Cli, Command};
 use crate::failure::{EXIT_FAILURE, EXIT_USAGE, Failure, say};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == terminal::KEEPER) {
+        return terminal::keep();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -81,6 +81,30 @@ fn a_hang_up_restores_a_terminal_that_is_still_there() {
     site.nothing_is_left(child.id());
 }
 
+#[test]
+fn a_terminal_is_restored_after_a_launcher_that_was_killed() {
+    let site = Site::new();
+    let (ours, theirs) = terminal();
+    let before = format!("{:?}", tcgetattr(&theirs).unwrap());
+    let end = || Stdio::from(theirs.try_clone().unwrap());
+    let mut command = site.run_on_terminal();
+    command.args(["sh", "-c", "echo is-$((1+1)); sleep 600"]);
+    let mut child = Launched::start(command.stdin(end()).stdout(end()).stderr(end()));
+    let mut screen = Listener::new(File::from(ours));
+    screen.wait_for("is-2");
+    assert_ne!(format!("{:?}", tcgetattr(&theirs).unwrap()), before);
+    let begun = Instant::now();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while format!("{:?}", tcgetattr(&theirs).unwrap()) != before {
+        assert!(begun.elapsed() < BOUND);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let cleaned = site.bottle(&["cleanup"]).output().unwrap();
+    assert_eq!(code(&cleaned), 0, "{}", text(&cleaned.stderr));
+    site.nothing_is_left(child.id());
+}
+
 /// `bottle run` of a script with its state directory on a file system of so many KiB, of which so many are taken. The file
 /// system is in a mount namespace of its own, and goes with it.
 fn on_small_disk(site: &Site, kibibytes: u32, taken: u32, script: &str) -> Option<Output> {
