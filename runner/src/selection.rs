@@ -233,7 +233,7 @@ mod tests {
             let mut controls = cell.case.spec.controls.iter();
             assert!(
                 cell.not_applicable.is_some() || controls.any(|leak| is_control(&cell.case.spec, *leak, cell.backend)),
-                "{}",
+                "{:?}",
                 cell.cell
             );
         }
