@@ -27,19 +27,25 @@ impl Maker {
         self.clear_of(name, Vec::new()).await
     }
 
-    /// Removes what smolvm has of a machine, and its processes: these, or those that are found when none is known.
-    async fn clear_of(&self, name: &str, mut left: Vec<Process>) -> Result<(), BackendError> {
-        if left.is_empty() {
-            left.extend(self.orphans(name).await?);
+    /// Removes what smolvm has of a machine, and its processes: these, or those that are found when none is known. Each is tried,
+    /// whatever came of the one before: a machine that is to go must not run on because its directory cannot be told.
+    async fn clear_of(&self, name: &str, mut known: Vec<Process>) -> Result<(), BackendError> {
+        let mut looked = Ok(());
+        if known.is_empty() {
+            match self.orphans(name).await {
+                Ok(found) => known = found,
+                Err(error) => looked = Err(error),
+            }
         }
         let shapes = self.program.shapes();
-        match self.program.call(shapes.delete(name), self.limits.delete).await {
-            Err(error) if error.kind != BackendErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        processes::end(left)
+        let deleted = match self.program.call(shapes.delete(name), self.limits.delete).await {
+            Err(error) if error.kind != BackendErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        let ended = processes::end(known)
             .await
-            .map_err(|problem| refused(format!("remove machine {name}"), problem))
+            .map_err(|problem| refused(format!("remove machine {name}"), problem));
+        looked.and(deleted).and(ended)
     }
 
     /// Processes of a machine whose start was cut short: smolvm does not know of them, and its removal leaves them running.

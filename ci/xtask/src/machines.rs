@@ -12,7 +12,7 @@ use crate::process::{root, target};
 use crate::{build, engine};
 
 /// Longest time for all of it, in seconds, the lane's boot not counted.
-const LIMIT: u64 = 2700;
+const LIMIT: u64 = 3000;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -10,6 +10,9 @@ pub struct Arguments {
     /// Leaves out the tests that need a container engine, and says which.
     #[arg(long)]
     no_engine: bool,
+    /// Builds them only.
+    #[arg(long)]
+    no_run: bool,
     /// Arguments for the test harness (`-- NAME` filters).
     #[arg(last = true)]
     rest: Vec<String>,
@@ -17,6 +20,17 @@ pub struct Arguments {
 
 /// Runs the repository's rules, then the tests of all crates; fails without an engine unless told otherwise.
 pub fn test(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let tests = || {
+        let mut command = cargo();
+        command
+            .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+            .env("BOTTLE_PARTS_DIR", build::own_parts());
+        command
+    };
+    if arguments.no_run {
+        build::build()?;
+        return Ok(ExitCode::from(code(tests().arg("--no-run"))?));
+    }
     if !arguments.no_engine {
         engine::ensure()?;
         engine::ensure_test_programs()?;
@@ -44,13 +58,6 @@ pub fn test(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(proven));
         }
     }
-    let tests = || {
-        let mut command = cargo();
-        command
-            .args(["test", "--locked", "--workspace", "--no-fail-fast"])
-            .env("BOTTLE_PARTS_DIR", target().join("parts"));
-        command
-    };
     say("cargo test --workspace");
     let mut command = tests();
     if arguments.no_engine {

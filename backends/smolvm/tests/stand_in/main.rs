@@ -259,6 +259,34 @@ async fn a_process_whose_start_was_cut_short_is_ended() {
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+/// Where its directory is cannot be told, and so not what runs of it: the machine is removed all the same.
+#[rstest]
+#[case("data-dir.say", "garbage", "expected a directory, found `garbage`")]
+#[case("data-dir.say", "", "expected a directory, found ``")]
+#[case("data-dir.kill", "", "SIGKILL")]
+#[case("data-dir.hang", "", "not done within")]
+#[tokio::test]
+async fn a_machine_whose_directory_is_not_told_is_removed(
+    #[case] file: &str,
+    #[case] content: &str,
+    #[case] expected: &str,
+) {
+    let mut site = Site::new();
+    site.settings.limits.start = SHORT * 2;
+    site.settings.limits.look = SHORT;
+    site.tell("start.late", "");
+    site.tell(file, content);
+    let error = site.launch(FOREVER).await.err().unwrap();
+    assert!(error.to_string().contains("machine start: not done within"), "{error}");
+    let problems: Vec<String> = error.undone.errors().map(|(_, problem)| problem.to_string()).collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    for part in ["smolvm machine data-dir", expected] {
+        assert!(problems[0].contains(part), "{problems:?}");
+    }
+    assert!(site.calls().contains("machine delete"), "{}", site.calls());
+    assert_eq!(site.boot_processes(), Vec::<String>::new());
+}
+
 /// The first start goes wrong in a way that another start may not; how often machines are made, started and removed.
 #[rstest]
 #[case("start.hang-once", "")]
@@ -309,23 +337,40 @@ async fn a_start_is_tried_as_often_as_it_is_worth_it(#[case] file: &str, #[case]
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+#[rstest]
+#[case("delete.hang", "", "not done within")]
+#[case("delete.kill", "", "SIGKILL")]
+#[case(
+    "delete.fail",
+    r#"{"error":{"code":"SMOLVM_ERROR","message":"disk is read-only"}}"#,
+    "disk is read-only"
+)]
+#[case("delete.fail", "no json at all", "no json at all")]
 #[tokio::test]
-async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep() {
+async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep(
+    #[case] file: &str,
+    #[case] content: &str,
+    #[case] expected: &str,
+) {
     let mut site = Site::new();
     site.settings.limits.delete = SHORT;
     let bottle = site.launch(FOREVER).await.unwrap();
-    site.tell("delete.hang", "");
+    site.tell(file, content);
     let report = bottle.close().await;
     let problems: Vec<String> = report
         .errors()
         .map(|(step, problem)| format!("{step}: {problem}"))
         .collect();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(
-        problems[0].contains("smolvm machine delete: not done within"),
-        "{problems:?}"
+    for part in ["smolvm machine delete", expected] {
+        assert!(problems[0].contains(part), "{problems:?}");
+    }
+    assert_eq!(
+        site.boot_processes(),
+        Vec::<String>::new(),
+        "it runs no longer all the same"
     );
-    site.untell("delete.hang");
+    site.untell(file);
     let backend = site.open().await.unwrap();
     // Its owner lives: this process. A dead one's is removed.
     let kept = sweep(&*backend, &SweepScope::default()).await.unwrap();

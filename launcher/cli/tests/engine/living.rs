@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::run::{resize, terminal};
-use crate::site::{Launched, Listener, Site, code, left_of, send, text, wait_code};
+use crate::site::{Launched, Listener, Site, code, send, text, wait_code};
 
 /// A bottle that runs until it is told to end, and its slug.
 fn living(site: &Site, topology: &str, script: &str) -> (Launched, Listener, String) {
@@ -171,10 +171,7 @@ fn a_bottle_whose_launcher_was_killed_is_removed_by_stop() {
     // Its lease ends the containers by and by; either there is still something to stop, or nothing is there any more.
     let stopped = site.bottle(&["stop", &slug]).output().unwrap();
     assert!([0, 66].contains(&code(&stopped)), "{}", text(&stopped.stderr));
-    let cleaned = site.bottle(&["cleanup"]).output().unwrap();
-    assert_eq!(code(&cleaned), 0, "{}", text(&cleaned.stderr));
-    assert_eq!(left_of(child.id()), Vec::<String>::new());
-    site.nothing_is_left(child.id());
+    site.clean_up(child.id());
 }
 
 #[test]

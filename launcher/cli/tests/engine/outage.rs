@@ -54,55 +54,62 @@ fn a_closed_terminal_ends_the_bottle(#[case] then: &str) {
     assert_eq!(std::fs::read_dir(site.state().join("bottles")).unwrap().count(), 0);
 }
 
+/// A bottle on a terminal that is raw by now.
+struct OnTerminal {
+    child: Launched,
+    /// What its operator sees; the terminal is there as long as this is.
+    _screen: Listener,
+    terminal: File,
+    before: String,
+}
+
+impl OnTerminal {
+    fn start(site: &Site) -> Self {
+        let (ours, theirs) = terminal();
+        let before = settings(&theirs);
+        let end = || Stdio::from(theirs.try_clone().unwrap());
+        let mut command = site.run_on_terminal();
+        // What is shown before the launch has the command as it was written.
+        command.args(["sh", "-c", "echo is-$((1+1)); sleep 600"]);
+        let child = Launched::start(command.stdin(end()).stdout(end()).stderr(end()));
+        let mut screen = Listener::new(File::from(ours));
+        screen.wait_for("is-2");
+        assert_ne!(settings(&theirs), before);
+        Self {
+            child,
+            _screen: screen,
+            terminal: theirs,
+            before,
+        }
+    }
+}
+
+fn settings(terminal: &File) -> String {
+    format!("{:?}", tcgetattr(terminal).unwrap())
+}
+
 #[test]
 fn a_hang_up_restores_a_terminal_that_is_still_there() {
     let site = Site::new();
-    let (ours, theirs) = terminal();
-    let before = format!("{:?}", tcgetattr(&theirs).unwrap());
-    let end = || Stdio::from(theirs.try_clone().unwrap());
-    let mut command = site.bottle(&[
-        "run",
-        "-y",
-        "-b",
-        "dev",
-        "--",
-        "sh",
-        "-c",
-        "echo is-$((1+1)); sleep 600",
-    ]);
-    let mut child = Launched::start(command.stdin(end()).stdout(end()).stderr(end()));
-    let mut screen = Listener::new(File::from(ours));
-    // What is shown before the launch has the command as it was written.
-    screen.wait_for("is-2");
-    assert_ne!(format!("{:?}", tcgetattr(&theirs).unwrap()), before);
-    send(&child, Signal::HUP);
-    wait_code(&mut child);
-    assert_eq!(format!("{:?}", tcgetattr(&theirs).unwrap()), before);
-    site.nothing_is_left(child.id());
+    let mut on = OnTerminal::start(&site);
+    send(&on.child, Signal::HUP);
+    wait_code(&mut on.child);
+    assert_eq!(settings(&on.terminal), on.before);
+    site.nothing_is_left(on.child.id());
 }
 
 #[test]
 fn a_terminal_is_restored_after_a_launcher_that_was_killed() {
     let site = Site::new();
-    let (ours, theirs) = terminal();
-    let before = format!("{:?}", tcgetattr(&theirs).unwrap());
-    let end = || Stdio::from(theirs.try_clone().unwrap());
-    let mut command = site.run_on_terminal();
-    command.args(["sh", "-c", "echo is-$((1+1)); sleep 600"]);
-    let mut child = Launched::start(command.stdin(end()).stdout(end()).stderr(end()));
-    let mut screen = Listener::new(File::from(ours));
-    screen.wait_for("is-2");
-    assert_ne!(format!("{:?}", tcgetattr(&theirs).unwrap()), before);
+    let mut on = OnTerminal::start(&site);
     let begun = Instant::now();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    while format!("{:?}", tcgetattr(&theirs).unwrap()) != before {
+    on.child.kill().unwrap();
+    on.child.wait().unwrap();
+    while settings(&on.terminal) != on.before {
         assert!(begun.elapsed() < BOUND);
         std::thread::sleep(Duration::from_millis(20));
     }
-    let cleaned = site.bottle(&["cleanup"]).output().unwrap();
-    assert_eq!(code(&cleaned), 0, "{}", text(&cleaned.stderr));
-    site.nothing_is_left(child.id());
+    site.clean_up(on.child.id());
 }
 
 /// `bottle run` of a script with its state directory on a file system of so many KiB, of which so many are taken. The file

@@ -182,9 +182,7 @@ fn a_second_signal_leaves_at_once_and_cleanup_removes_the_rest() {
     send(&child, Signal::INT);
     assert_eq!(wait_code(&mut child), 130);
     stderr.wait_for("`bottle cleanup` removes: guest bottle-dev-");
-    let output = site.bottle(&["cleanup"]).output().unwrap();
-    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    site.nothing_is_left(child.id());
+    site.clean_up(child.id());
 }
 
 /// A pseudo-terminal: our end, and the operator's.
