@@ -122,11 +122,7 @@ pub async fn call(args: &LooseArgs) -> Result<ExitCode, CommandError> {
             }
             // The machine's process inherits it, and makes the machine's connections in it.
             let file = std::fs::File::open(namespace).map_err(failed)?;
-            rustix::thread::move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&file),
-                Some(rustix::thread::LinkNameSpaceType::Network),
-            )
-            .map_err(|error| failed(error.into()))?;
+            join(&file).map_err(|error| failed(error.into()))?;
         }
         // What narrows a routed machine's ports is a rule of the host's own firewall.
         Some("exec") if allowed.is_some() && args.member.is_none() => {
@@ -139,6 +135,19 @@ pub async fn call(args: &LooseArgs) -> Result<ExitCode, CommandError> {
         _ => {}
     }
     Err(failed(command.exec()).into())
+}
+
+/// Makes a network namespace this thread's.
+#[cfg(target_os = "linux")]
+fn join(namespace: &std::fs::File) -> rustix::io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(namespace), Some(LinkNameSpaceType::Network))
+}
+
+/// Only Linux has namespaces: elsewhere no machine can be made to leak like this, and its cells have no proof.
+#[cfg(not(target_os = "linux"))]
+fn join(_: &std::fs::File) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::NOSYS)
 }
 
 /// Has the member join, or leave, the machine's own network, on which its bundle is.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bottle_backend::Backend;
 use bottle_launch::OwnerState;
 use bottle_plan::LABEL_SLUG;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal};
 
 use crate::args::StopArgs;
 use crate::backend::{sweep_all, with_remains};
@@ -62,7 +62,7 @@ fn signal(live: &Live) -> Result<(), Failure> {
     let Some(pid) = Pid::from_raw(live.owner.pid) else {
         return Ok(());
     };
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+    let process = match process::open(pid) {
         // It has just ended.
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.map_err(failed)?,
@@ -70,9 +70,38 @@ fn signal(live: &Live) -> Result<(), Failure> {
     if live.owner.state() != OwnerState::Alive {
         return Ok(());
     }
-    match pidfd_send_signal(process, Signal::TERM) {
+    match process::send(&process, Signal::TERM) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         other => other.map_err(failed),
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod process {
+    use std::os::fd::OwnedFd;
+
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+    pub fn open(pid: Pid) -> rustix::io::Result<OwnedFd> {
+        pidfd_open(pid, PidfdFlags::empty())
+    }
+
+    pub fn send(process: &OwnedFd, signal: Signal) -> rustix::io::Result<()> {
+        pidfd_send_signal(process, signal)
+    }
+}
+
+/// Only Linux has such descriptors. Elsewhere it is the number after all, looked at the moment before.
+#[cfg(not(target_os = "linux"))]
+mod process {
+    use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+    pub fn open(pid: Pid) -> rustix::io::Result<Pid> {
+        test_kill_process(pid).map(|()| pid)
+    }
+
+    pub fn send(process: &Pid, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(*process, signal)
     }
 }
 

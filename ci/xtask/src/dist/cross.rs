@@ -22,19 +22,17 @@ const DEBIAN: &[packages::Needed] = &[
     ("/usr/lib/rustlib/src/rust/library/Cargo.lock", "rust-web-src"),
 ];
 
+/// Debian's cargo, which runs Debian's compiler.
+pub const DEBIANS_CARGO: &str = "/usr/bin/cargo";
+
+/// What all of it is needed for.
+const PURPOSE: &str = "building for arm64";
+
 /// Builds static programs for this architecture's Linux.
 pub fn toolchain(architecture: &str) -> anyhow::Result<Toolchain> {
     let triple = format!("{architecture}-unknown-linux-musl");
     let tools = Tools::ensure()?;
-    let has_std = has_std(&triple)?;
-    if !has_std {
-        if !has("apt-get") {
-            bail!(
-                "expected the standard library for {triple}, found none; `rustup target add {triple}`, then run this again"
-            );
-        }
-        packages::ensure("building for arm64", DEBIAN)?;
-    }
+    let has_std = ensure_std(&triple)?;
     // A directory of its own: another compiler's artifacts are not for the one of this machine's programs.
     let target = target().join("cross");
     let (own, directory) = (triple.clone(), target.clone());
@@ -58,10 +56,24 @@ pub fn toolchain(architecture: &str) -> anyhow::Result<Toolchain> {
     })
 }
 
+/// Makes sure that there is a standard library for a target; whether the toolchain that runs us has it built.
+pub fn ensure_std(triple: &str) -> anyhow::Result<bool> {
+    if has_std(triple)? {
+        return Ok(true);
+    }
+    if !has("apt-get") {
+        bail!(
+            "expected the standard library for {triple}, found none; `rustup target add {triple}`, then run this again"
+        );
+    }
+    packages::ensure(PURPOSE, DEBIAN)?;
+    Ok(false)
+}
+
 /// Makes a command use Debian's compiler, which builds `std` only when it is told that it may.
-fn debian(command: &mut Command) {
+pub fn debian(command: &mut Command) {
     command
-        .env("CARGO", "/usr/bin/cargo")
+        .env("CARGO", DEBIANS_CARGO)
         .env("RUSTC", "/usr/bin/rustc")
         .env("RUSTC_BOOTSTRAP", "1")
         // Of the toolchain that runs us.
@@ -78,17 +90,17 @@ fn has_std(triple: &str) -> anyhow::Result<bool> {
 }
 
 /// zig, and what has cargo use it.
-struct Tools(PathBuf);
+pub struct Tools(PathBuf);
 
 impl Tools {
     /// Makes sure that they are in the target directory.
-    fn ensure() -> anyhow::Result<Self> {
+    pub fn ensure() -> anyhow::Result<Self> {
         let directory = target().join("tools").join("python");
         let is_there = |(name, version): &(&str, &str)| directory.join(format!("{name}-{version}.dist-info")).is_dir();
         if WHEELS.iter().all(is_there) {
             return Ok(Self(directory));
         }
-        let python = python::with_pip("building for arm64")?;
+        let python = python::with_pip(PURPOSE)?;
         let wanted = WHEELS.map(|(name, version)| format!("{name}=={version}"));
         say(&format!("getting {} from the Python registry", wanted.join(" and ")));
         let new = directory.with_extension("new");
@@ -106,7 +118,7 @@ impl Tools {
         Ok(Self(directory))
     }
 
-    fn zig(&self) -> PathBuf {
+    pub fn zig(&self) -> PathBuf {
         self.0.join("ziglang").join("zig")
     }
 

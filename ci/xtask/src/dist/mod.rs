@@ -6,6 +6,7 @@
 mod cross;
 mod elf;
 mod emulated;
+mod macos;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,10 +22,16 @@ pub struct Arguments {
     /// Runs the tests of the parts for arm64, under emulation where this machine is another, instead of building the programs.
     #[arg(long)]
     test: bool,
+    /// Checks that the two programs compile for macOS on Apple silicon, instead of building anything.
+    #[arg(long, conflicts_with = "test")]
+    check_macos: bool,
 }
 
 /// Builds, and does what was asked for.
 pub fn dist(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.check_macos {
+        return macos::check();
+    }
     let directory = target().join("dist");
     if arguments.test {
         let parts = directory.join(emulated::ARCHITECTURE);

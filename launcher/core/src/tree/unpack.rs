@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, mkdirat, openat, statat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, fchmod, mkdirat, openat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -104,7 +104,7 @@ pub fn unpack(mut archive: impl Read + Seek, target: &Path, options: UnpackOptio
             done.left_out += 1;
             continue;
         }
-        let mode = Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o777);
+        let mode = permissions(&entry);
         let written = match entry.header().entry_type() {
             tar::EntryType::Directory => descend(&root, &target).map(|_| 0),
             tar::EntryType::Regular | tar::EntryType::Continuous => {
@@ -158,7 +158,7 @@ pub fn unpack_file(mut archive: impl Read + Seek, target: &Path) -> Result<(), T
         let mut entry = entry.map_err(TreeError::system(here))?;
         let name_there = entry.path().map_err(TreeError::system(here))?.into_owned();
         if inside(&name_there)?.as_ref() == Some(*path) {
-            let mode = Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o777);
+            let mode = permissions(&entry);
             let mut file = create(&root, Path::new(name), mode).map_err(TreeError::system(target))?;
             return copy(&mut entry, &mut file).map_err(TreeError::system(target));
         }
@@ -253,6 +253,12 @@ fn inside(name: &Path) -> Result<Option<PathBuf>, TreeError> {
         parts[1..].iter().collect()
     };
     Ok((!path.as_os_str().is_empty()).then_some(path))
+}
+
+/// What an entry says of its permissions, without set-user-id and its like; 0644 where it says nothing.
+fn permissions(entry: &tar::Entry<'_, impl Read>) -> Mode {
+    // Nine bits: they fit into 16 (macOS), too.
+    Mode::from_raw_mode((entry.header().mode().unwrap_or(0o644) & 0o777) as RawMode)
 }
 
 fn link_target(entry: &tar::Entry<'_, impl Read>, path: &Path) -> Result<PathBuf, TreeError> {
