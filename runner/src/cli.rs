@@ -208,6 +208,9 @@ pub struct LooseArgs {
     /// Commands keep their capabilities, and have no filter of system calls.
     #[arg(long)]
     pub unconfined: bool,
+    /// Further programs are made the user's by smolvm, and may gain privileges.
+    #[arg(long)]
+    pub gaining: bool,
     /// Where the address is noted that a routed machine was allowed.
     #[arg(long)]
     pub notes: PathBuf,

@@ -51,6 +51,9 @@ pub fn program(
     if removed.confinement {
         words.push("--unconfined".to_owned());
     }
+    if removed.no_new_privileges {
+        words.push("--gaining".to_owned());
+    }
     if let Some(member) = member {
         let namespace = member.namespace.display().to_string();
         words.extend(["--namespace".to_owned(), namespace]);
@@ -233,6 +236,9 @@ fn changed(args: &LooseArgs) -> Changed {
                 let names = args.policy == MachinePolicy::Names.name();
                 let init = init(&words[begin..end], args.unconfined, names);
                 words.splice(begin..end, init);
+                if args.gaining {
+                    made_the_users(&mut words);
+                }
             }
         }
         _ => {}
@@ -261,6 +267,23 @@ fn lead_to(words: &mut [String], proxy: &str) {
         {
             *word = format!("{name}={proxy}");
         }
+    }
+}
+
+/// Has smolvm make a further program the user's, before `bottle-guest` begins, which would take more than that away.
+fn made_the_users(words: &mut Vec<String>) {
+    let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
+    let (Some((own, _)), Some((end, _))) = (dashes.next(), dashes.next()) else {
+        return;
+    };
+    let at = |option: &str| words[own..end].iter().position(|word| word == option);
+    let (confine, further) = (at("--confine"), at("--exec"));
+    if let (Some(confine), Some(further)) = (confine, further)
+        && confine + 1 < further
+        && let Some(user) = words[..own].iter().position(|word| word == "-u")
+    {
+        words[user + 1] = words[own + confine + 1].clone();
+        words.drain(own + confine..own + confine + 2);
     }
 }
 
@@ -344,6 +367,18 @@ mod tests {
         None
     )]
     #[case(
+        "--gaining",
+        "machine exec --name m -i -u 0:0 -- /x/bottle-guest --open-files 9 --confine 7:8 --exec -- sh --confine 1",
+        "machine exec --name m -i -u 7:8 -- /x/bottle-guest --open-files 9 --exec -- sh --confine 1",
+        None
+    )]
+    #[case(
+        "--gaining",
+        "machine exec --name m -i -u 0:0 -- /x/bottle-guest --confine 7:8 -- sh --exec",
+        "machine exec --name m -i -u 0:0 -- /x/bottle-guest --confine 7:8 -- sh --exec",
+        None
+    )]
+    #[case(
         "--unconfined",
         "machine exec --name m -- /x/bottle-guest",
         "machine exec --name m -- /x/bottle-guest",
@@ -422,6 +457,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let removed = MachineRemoved {
             confinement: true,
+            no_new_privileges: true,
             network: Some(MachineNetwork {
                 name: "open".to_owned(),
                 policy: MachinePolicy::Names,
@@ -439,7 +475,7 @@ mod tests {
         let script = std::fs::read_to_string(path).unwrap();
         let policy = directory.path().join("policy");
         let expected = format!(
-            "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--namespace' '/proc/7/ns/net' '--member' \
+            "'__smolvm' '--program' '/it'\\''s/smolvm' '--notes' '{}' '--unconfined' '--gaining' '--namespace' '/proc/7/ns/net' '--member' \
              'c' '--policy' 'names' '--proxy' 'http://p:8' '--writable-shares' '--host-sockets' '/h' '--disk' '/d/i' -- \"$@\"\n",
             policy.display()
         );

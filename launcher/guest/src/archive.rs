@@ -47,7 +47,9 @@ fn pack(path: &Path, name: &str, out: impl Write) -> Result<(), Failed> {
     // The path itself may be a link: who named it means what it leads to.
     let found = fs::metadata(path).map_err(at(path))?;
     if found.is_dir() {
-        pack_directory(&mut archive, path, Path::new(name))?;
+        // Of the whole guest, its own file system: what is mounted there (processes, devices, shares) is none of its files.
+        let only = (path == Path::new("/")).then_some(found.dev());
+        pack_directory(&mut archive, path, Path::new(name), only)?;
     } else {
         let name = path.file_name().unwrap_or_default();
         pack_file(&mut archive, path, &Path::new("file").join(name))?;
@@ -56,7 +58,13 @@ fn pack(path: &Path, name: &str, out: impl Write) -> Result<(), Failed> {
     out.flush().map_err(at(path))
 }
 
-fn pack_directory(archive: &mut tar::Builder<impl Write>, path: &Path, name: &Path) -> Result<(), Failed> {
+/// Packs a directory; of file systems that are mounted below it, where `only` names the one that is wanted, the mount point alone.
+fn pack_directory(
+    archive: &mut tar::Builder<impl Write>,
+    path: &Path,
+    name: &Path,
+    only: Option<u64>,
+) -> Result<(), Failed> {
     let found = fs::metadata(path).map_err(at(path))?;
     let mut header = header_of(tar::EntryType::Directory, &found, 0);
     let mut slashed = name.as_os_str().to_owned();
@@ -64,12 +72,15 @@ fn pack_directory(archive: &mut tar::Builder<impl Write>, path: &Path, name: &Pa
     archive
         .append_data(&mut header, slashed, io::empty())
         .map_err(at(path))?;
+    if only.is_some_and(|device| device != found.dev()) {
+        return Ok(());
+    }
     for entry in fs::read_dir(path).map_err(at(path))? {
         let entry = entry.map_err(at(path))?;
         let (path, name) = (entry.path(), name.join(entry.file_name()));
         let kind = entry.file_type().map_err(at(&path))?;
         if kind.is_dir() {
-            pack_directory(archive, &path, &name)?;
+            pack_directory(archive, &path, &name, only)?;
         } else if kind.is_file() {
             pack_file(archive, &path, &name)?;
         } else if kind.is_symlink() {
@@ -191,6 +202,16 @@ mod tests {
         let mode = |path: &str| fs::metadata(target.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("d/run"), mode("d")), (0o750, 0o555));
         assert_eq!(fs::read_link(target.join("link")).unwrap(), Path::new("d/run"));
+    }
+
+    #[test]
+    fn of_the_whole_guest_what_is_mounted_is_left_out() {
+        let own = fs::metadata("/").unwrap().dev();
+        let mut archive = tar::Builder::new(Vec::new());
+        pack_directory(&mut archive, Path::new("/proc"), Path::new("proc"), Some(own)).unwrap();
+        let packed = archive.into_inner().unwrap();
+        let entries = tar::Archive::new(&*packed).entries().unwrap().count();
+        assert_eq!(entries, 1, "the mount point");
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub const NEEDS: &[(&str, &str)] = &[
         "the guest's processes are processes of the host's kernel",
     ),
     ("container-engine", "the guest is made by a container engine"),
+    (
+        "whole-kernel",
+        "the guest's kernel has memory policies, quotas and swap, which a distribution's has",
+    ),
+    ("set-user-id", "programs of the image keep their set-user-id bit"),
     ("own-network", "the bottle makes a network of its own in a run"),
 ];
 
@@ -56,6 +61,8 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_ENTRYPOINT,
             OWN_KERNEL,
             NO_ENGINE,
+            NO_WHOLE_KERNEL,
+            NO_SET_USER_ID,
         ],
         ("smolmachines", _) => &[
             NO_ICMP,
@@ -66,6 +73,8 @@ pub fn contract(backend: &str, topology: &str) -> &'static [(&'static str, &'sta
             NO_ENTRYPOINT,
             OWN_KERNEL,
             NO_ENGINE,
+            NO_WHOLE_KERNEL,
+            NO_SET_USER_ID,
         ],
         _ => &[],
     }
@@ -124,6 +133,14 @@ const OWN_KERNEL: (&str, &str) = (
 const NO_ENGINE: (&str, &str) = (
     "container-engine",
     "the guest is made by the smolvm program; there is no container engine whose socket it could have",
+);
+const NO_WHOLE_KERNEL: (&str, &str) = (
+    "whole-kernel",
+    "the kernel that smolvm brings along is built without memory policies, quotas and swap: the call ends with ENOSYS, filtered or not",
+);
+const NO_SET_USER_ID: (&str, &str) = (
+    "set-user-id",
+    "an image's files are unpacked on the host without set-user-id bits, and so come into a machine",
 );
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! TX-05: certificate authorities, as seen from outside.
 
+use std::io::Read as _;
+
 use base64::Engine as _;
+use bottle_backend::Role;
 use probe_spec::{Action, AuthorityCheck, CERTIFICATE_LINE, Nonce, Step, Vantage, world};
 
 use super::certificates::{Shown, problems};
+use super::secrets::archive;
 use super::{Observation, attempt_in, launch_like};
 use crate::batch::Target;
 use crate::error::SuiteError;
@@ -11,7 +15,7 @@ use crate::fixture::Fixture;
 use crate::selection::CaseCell;
 
 /// Where a guest finds the certificate.
-const CERTIFICATE: &str = "run/bottle/ca.pem";
+const CERTIFICATE: &str = "/run/bottle/ca.pem";
 
 /// Performs one check.
 pub async fn perform(
@@ -24,13 +28,13 @@ pub async fn perform(
         issued: true,
         ..Observation::default()
     };
-    let own = match certificate(target.fixture) {
+    let own = match certificate(target.fixture).await {
         Ok(own) => own,
         Err(problem) => return Ok(Observation::not_issued(problem)),
     };
     if check == AuthorityCheck::DifferentPerBottle {
         let other = launch_like(target, cell).await?;
-        match certificate(&other) {
+        match certificate(&other).await {
             Ok(theirs) if theirs == own => {
                 observed.findings.push("two bottles have the same authority".to_owned());
             }
@@ -103,20 +107,36 @@ fn leaf(trace: &[String]) -> Option<Vec<u8>> {
     der.filter(|der| !der.is_empty())
 }
 
-/// The certificate that the guest is given, read through the host's view of its file system.
-fn certificate(fixture: &Fixture) -> Result<String, String> {
-    let pid = fixture
-        .bottle
-        .guest()
-        .pid
-        .ok_or("the guest has no process id on this host")?;
-    let path = format!("/proc/{pid}/root/{CERTIFICATE}");
-    std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
+/// The certificate that the guest is given.
+async fn certificate(fixture: &Fixture) -> Result<String, String> {
+    let packed = archive(&fixture.bottle, Role::Guest, CERTIFICATE).await?;
+    only_file(&packed).map_err(|problem| format!("{CERTIFICATE}: {problem}"))
+}
+
+/// The text of the one file in an archive.
+fn only_file(archive: &[u8]) -> Result<String, String> {
+    let mut archive = tar::Archive::new(archive);
+    let said = |error: std::io::Error| error.to_string();
+    let mut entries = archive.entries().map_err(said)?;
+    let mut entry = entries.next().ok_or("no file came")?.map_err(said)?;
+    let mut text = String::new();
+    entry.read_to_string(&mut text).map_err(said)?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_archive_of_a_file_is_its_text() {
+        let mut packed = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        packed.append_data(&mut header, "file/ca.pem", &b"pem"[..]).unwrap();
+        assert_eq!(only_file(&packed.into_inner().unwrap()).unwrap(), "pem");
+        assert_eq!(only_file(&[0; 1024]).unwrap_err(), "no file came");
+    }
 
     #[test]
     fn a_certificate_is_put_together_from_its_lines() {

@@ -12,6 +12,7 @@ use bottle_plan::{BackendKind, LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 
 use super::inventory::Marks;
 use super::leftovers::{self, Leftovers};
@@ -90,6 +91,9 @@ fn signals() -> tokio::sync::watch::Receiver<bool> {
     stopped
 }
 
+/// Launchers of machines that may be on their way at once.
+static LAUNCHERS: Semaphore = Semaphore::const_new(1);
+
 /// Starts a launcher of its own, ends it in this way, and looks for what is left: the guest must end by itself, the rest must
 /// be gone after what the next launcher does at its start.
 pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath) -> Result<Observation, SuiteError> {
@@ -99,6 +103,11 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     let mut observed = Observation {
         issued: true,
         ..Observation::default()
+    };
+    // Each machine wants a processor for itself until it is up, and the time to wait for is one launch's.
+    let turn = match plan.backend {
+        BackendKind::Smolmachines => LAUNCHERS.acquire().await.ok(),
+        BackendKind::Docker => None,
     };
     let mut child = match start(target, &plan, death) {
         Ok(child) => child,
@@ -114,6 +123,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
         _ if stops_after(death).is_some() => wait_until_stopped(&mut child, &mut observed).await,
         _ => wait_until_up(&mut child).await,
     };
+    drop(turn);
     if !there {
         let _ = child.kill().await;
         lifecycle::sweep_up(&*lab.backend, slug).await;

@@ -2,10 +2,14 @@
 
 use bollard::models::ContainerConfig;
 use bollard::query_parameters::{CommitContainerOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions};
-use bottle_plan::LABEL_SLUG;
+use bottle_backend::Role;
+use bottle_docker::{ImageFile, ImageSettings, build_image};
+use bottle_launch::Bottle;
+use bottle_plan::{BackendKind, LABEL_SLUG};
 use probe_spec::Nonce;
 
 use super::secrets::engine;
+use crate::images::{MARKER, MARKER_FILES};
 
 /// Ids of all images that bear a bottle's label, as one that is made of its containers does, or its name.
 pub async fn of_bottle(slug: &str) -> Result<Vec<String>, String> {
@@ -20,10 +24,27 @@ pub async fn of_bottle(slug: &str) -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// Keeps a container as an image, with the token in its environment, as a launcher does that saves guests for later; its id.
-pub async fn keep(container: &str, token: &Nonce) -> Result<String, String> {
+/// Keeps a guest as an image, with the token in its environment, as a launcher does that saves guests for later; its id or name.
+/// A container is made into one; of a machine the engine has nothing, so one is made in its name.
+pub async fn keep(bottle: &Bottle, token: &Nonce) -> Result<String, String> {
+    let plan = bottle.plan();
+    if plan.backend == BackendKind::Smolmachines {
+        let settings = ImageSettings {
+            env: [("TOKEN".to_owned(), token.to_string())].into(),
+            labels: [(LABEL_SLUG.to_owned(), plan.slug.clone())].into(),
+            ..ImageSettings::default()
+        };
+        let file = ImageFile {
+            path: MARKER_FILES[1],
+            mode: 0o644,
+            bytes: MARKER.as_bytes(),
+        };
+        let image = build_image("bottle-conform/kept", &[file], &settings).map_err(|error| error.to_string())?;
+        let loaded = bottle.backend().load_image(&image.reference, image.archive).await;
+        return loaded.map(|()| image.reference).map_err(|error| error.to_string());
+    }
     let options = CommitContainerOptions {
-        container: Some(container.to_owned()),
+        container: Some(bottle.id(Role::Guest).to_owned()),
         pause: false,
         ..CommitContainerOptions::default()
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bottle_backend::{Backend, Role, patient};
+use bottle_backend::{Backend, patient};
 use bottle_plan::LABEL_SLUG;
 use probe_spec::{InventoryKind, Vantage};
 
@@ -90,9 +90,7 @@ impl Stopped {
         let state = fixture.bottle.state().to_owned();
         let state_files = files_of(&state).len();
         let kept = if fixture.removed.keeps_images {
-            images::keep(fixture.bottle.id(Role::Guest), &fixture.token)
-                .await
-                .map(Some)
+            images::keep(&fixture.bottle, &fixture.token).await.map(Some)
         } else {
             Ok(None)
         };

@@ -2,11 +2,14 @@
 
 use bollard::query_parameters::{DownloadFromContainerOptions, InspectContainerOptions, LogsOptions};
 use bottle_backend::Role;
+use bottle_launch::Bottle;
+use bottle_plan::BackendKind;
 use bottle_reports::{
     CaseJudged, Ending, Event, ExpectedCell, Report, RunStarted, TableStyle, to_json, to_junit, to_table,
 };
 use futures_util::TryStreamExt;
 use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
+use tokio::io::AsyncReadExt as _;
 
 use super::search::{contains, find};
 use super::{Observation, Seen, asking, attempt_in, evidence};
@@ -18,6 +21,8 @@ use crate::selection::CaseCell;
 
 /// Longest output that is searched.
 const LIMIT: usize = 64 << 20;
+/// Longest file that is taken for a note about a machine; its disks are longer.
+const LONGEST_NOTE: u64 = 16 << 20;
 
 /// Uses the token's route in ways that succeed and that fail, then searches an output.
 pub async fn in_output(target: &Target<'_>, place: OutputPlace) -> Result<Observation, SuiteError> {
@@ -204,10 +209,10 @@ pub async fn in_engine(target: &Target<'_>, place: EnginePlace) -> Result<Observ
         use_token(target, &mut observed).await;
     }
     let texts = match place {
-        EnginePlace::InspectGuest => inspect(bottle.id(Role::Guest)).await,
-        EnginePlace::InspectBundle => inspect(bottle.id(Role::Bundle)).await,
-        EnginePlace::ContainerLogs => both_logs(target).await,
-        EnginePlace::GuestExport => export(bottle.id(Role::Guest)).await,
+        EnginePlace::InspectGuest => described(bottle, Role::Guest).await,
+        EnginePlace::InspectBundle => described(bottle, Role::Bundle).await,
+        EnginePlace::ContainerLogs => both_logs(bottle).await,
+        EnginePlace::GuestExport => export(bottle).await,
         EnginePlace::Volumes => mounts(target).await,
     };
     if place == EnginePlace::GuestExport {
@@ -253,12 +258,44 @@ pub fn engine() -> Result<bollard::Docker, String> {
     bollard::Docker::connect_with_defaults().map_err(|error| error.to_string())
 }
 
-/// The engine's description of a container.
-pub async fn inspect(id: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let found = engine()?.inspect_container(id, None::<InspectContainerOptions>).await;
+/// What its engine tells of a guest or bundle: of a container the description, of a machine all that smolvm and the backend have
+/// written down.
+pub async fn described(bottle: &Bottle, role: Role) -> Result<Vec<(String, Vec<u8>)>, String> {
+    if is_machine(bottle, role) {
+        return of_machines();
+    }
+    let found = engine()?
+        .inspect_container(bottle.id(role), None::<InspectContainerOptions>)
+        .await;
     let found = found.map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(&found).map_err(|error| error.to_string())?;
     Ok(vec![("the engine's description".to_owned(), text)])
+}
+
+fn is_machine(bottle: &Bottle, role: Role) -> bool {
+    role == Role::Guest && bottle.plan().backend == BackendKind::Smolmachines
+}
+
+/// Everything below the directory of machines but their disks: journal, configurations, lists and logs.
+fn of_machines() -> Result<Vec<(String, Vec<u8>)>, String> {
+    let state = bottle_smolvm::Settings::from_env().state;
+    let mut texts = Vec::new();
+    for path in super::state::files_of(&state) {
+        let is_text = std::fs::symlink_metadata(&path).is_ok_and(|about| about.is_file() && about.len() < LONGEST_NOTE);
+        if !is_text {
+            continue;
+        }
+        match std::fs::read(&path) {
+            Ok(bytes) => texts.push((path.display().to_string(), bytes)),
+            // Of a machine that is removed meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+    if texts.is_empty() {
+        return Err(format!("{} has no files", state.display()));
+    }
+    Ok(texts)
 }
 
 async fn logs(id: &str) -> Result<Vec<u8>, String> {
@@ -279,46 +316,59 @@ async fn logs(id: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-async fn both_logs(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let bottle = &target.fixture.bottle;
-    Ok(vec![
-        (
-            "the engine's log of the guest".to_owned(),
-            logs(bottle.id(Role::Guest)).await?,
-        ),
-        (
-            "the engine's log of the bundle".to_owned(),
-            logs(bottle.id(Role::Bundle)).await?,
-        ),
-    ])
+async fn both_logs(bottle: &Bottle) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut texts = Vec::new();
+    for role in [Role::Guest, Role::Bundle] {
+        if is_machine(bottle, role) {
+            texts.extend(of_machines()?);
+        } else {
+            texts.push((
+                format!("the engine's log of the {role:?}"),
+                logs(bottle.id(role)).await?,
+            ));
+        }
+    }
+    Ok(texts)
 }
 
-async fn export(id: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let engine = engine()?;
-    let bytes = collect(engine.export_container(id)).await?;
+async fn export(bottle: &Bottle) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let bytes = if is_machine(bottle, Role::Guest) {
+        archive(bottle, Role::Guest, "/").await?
+    } else {
+        collect(engine()?.export_container(bottle.id(Role::Guest))).await?
+    };
     Ok(vec![("an export of the guest".to_owned(), bytes)])
 }
 
-/// What is mounted into both containers, as the engine hands it out.
+/// What is mounted into both halves, as it is handed out.
 async fn mounts(target: &Target<'_>) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let engine = engine()?;
+    let bottle = &target.fixture.bottle;
     let mut texts = Vec::new();
     for role in [Role::Guest, Role::Bundle] {
-        let seen = target
-            .fixture
-            .bottle
-            .observe(role)
-            .await
-            .map_err(|error| error.to_string())?;
+        let seen = bottle.observe(role).await.map_err(|error| error.to_string())?;
         for mount in &seen.applied.mounts {
-            let options = DownloadFromContainerOptions {
-                path: mount.target.clone(),
-            };
-            let bytes = collect(engine.download_from_container(&seen.id, Some(options))).await?;
+            let bytes = archive(bottle, role, &mount.target).await?;
             texts.push((format!("{} of the {role:?}", mount.target), bytes));
         }
     }
     Ok(texts)
+}
+
+/// What is at a path of a guest or bundle, as a tar archive.
+pub async fn archive(bottle: &Bottle, role: Role, path: &str) -> Result<Vec<u8>, String> {
+    if !is_machine(bottle, role) {
+        let options = DownloadFromContainerOptions { path: path.to_owned() };
+        return collect(engine()?.download_from_container(bottle.id(role), Some(options))).await;
+    }
+    let from = bottle.backend().get(role, bottle.id(role), path).await;
+    let from = from.map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let read = from.take(LIMIT as u64 + 1).read_to_end(&mut bytes).await;
+    read.map_err(|error| format!("{path}: {error}"))?;
+    if bytes.len() > LIMIT {
+        return Err(format!("{path}: more than {LIMIT} bytes to search"));
+    }
+    Ok(bytes)
 }
 
 async fn collect(

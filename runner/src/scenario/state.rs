@@ -37,7 +37,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, check: StateCheck) ->
         StateCheck::NotInInspect => {
             let mut texts = Vec::new();
             for role in [Role::Guest, Role::Bundle] {
-                match secrets::inspect(bottle.id(role)).await {
+                match secrets::described(bottle, role).await {
                     Ok(more) => texts.extend(more),
                     Err(problem) => return Ok(Observation::not_issued(problem)),
                 }
@@ -237,7 +237,7 @@ fn write_anywhere(state_dir: &Path, plan: &Plan) -> std::io::Result<()> {
 async fn in_layers(target: &Target<'_>, observed: &mut Observation) -> Result<(), String> {
     let bottle = &target.fixture.bottle;
     let kept = if target.fixture.removed.keeps_images {
-        Some(images::keep(bottle.id(Role::Guest), &target.fixture.token).await?)
+        Some(images::keep(bottle, &target.fixture.token).await?)
     } else {
         None
     };

@@ -65,6 +65,17 @@ fn cases() -> Vec<CaseSpec> {
         "sethostname",
         "syslog",
     ];
+    // Of kernels that are built with them.
+    let optional = [
+        "get_mempolicy",
+        "mbind",
+        "migrate_pages",
+        "move_pages",
+        "quotactl",
+        "quotactl_fd",
+        "set_mempolicy",
+        "swapon",
+    ];
     let call =
         |name: &str| unseen(name.replace('_', "-"), Action::Syscall { name: name.to_owned() }).alive(&[Vantage::Guest]);
     let mut mode = call("keyctl");
@@ -73,7 +84,13 @@ fn cases() -> Vec<CaseSpec> {
     let mode = mode.alive(&[Vantage::HostProcess]).needs(&["shared-kernel"]);
     [mode]
         .into_iter()
-        .chain(filtered.map(call))
+        .chain(filtered.map(|name| {
+            call(name).needs(if optional.contains(&name) {
+                &["whole-kernel"]
+            } else {
+                &[]
+            })
+        }))
         .map(|case| case.controls(&[Leak::Seccomp0]))
         .chain(privileged.map(|name| call(name).controls(&[Leak::Caps])))
         .collect()

@@ -23,6 +23,7 @@ fn cases() -> Vec<CaseSpec> {
             unseen(name, Action::NoNewPrivileges { helper })
                 .alive(&[Vantage::Guest])
                 .controls(&[Leak::Seccomp0])
+                .needs(if helper { &["set-user-id"] } else { &[] })
         })
         .into()
 }

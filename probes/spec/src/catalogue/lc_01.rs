@@ -37,6 +37,8 @@ fn cases() -> Vec<CaseSpec> {
     .map(|(name, kind)| {
         let needs: &[&str] = match kind {
             InventoryKind::Networks | InventoryKind::FirewallRules => &["own-network"],
+            // What a machine shares with its bundle is a directory.
+            InventoryKind::UnlabelledVolumes => &["container-engine"],
             _ => &[],
         };
         runner(name, RunnerCase::InventoryAfterStop(kind))
