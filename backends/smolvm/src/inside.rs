@@ -107,8 +107,11 @@ impl Inside {
 
     /// The packer of a directory, which finds in it what its user keeps from itself as well.
     pub(crate) fn pack(&self, path: &str) -> Vec<String> {
-        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        [&self.init[0], "--pack", path, name].map(str::to_owned).to_vec()
+        let mut words = [&self.init[0], "--pack", path].map(str::to_owned).to_vec();
+        // The root has no name of its own.
+        let name = path.trim_end_matches('/').rsplit('/').next();
+        words.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+        words
     }
 
     /// `bottle-guest` alone: it says how it is called, and ends with [`CALLED_WRONGLY`].

@@ -33,6 +33,11 @@ impl Listed {
         self.state == "running"
     }
 
+    /// Whether its process is there and its agent did not answer in time.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.state == "unreachable"
+    }
+
     /// Directory of its image.
     pub(crate) fn image_directory(&self) -> &str {
         let image = self.image.as_deref().unwrap_or_default();

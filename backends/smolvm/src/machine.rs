@@ -23,6 +23,9 @@ use crate::shapes::MachineSpec;
 use crate::shared::Shared;
 use crate::wire::{self, Ends, Terminal, Wires};
 
+/// How soon an agent is asked again that did not answer.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// How a machine's command ended.
 pub(crate) type End = Option<Result<i64, BackendError>>;
 
@@ -166,8 +169,14 @@ impl Maker {
             self.boot(&machine.spec, decider.as_ref()).await?;
             machine.held().decider = decider;
         }
-        let listed = listing::see(&self.program, name, self.limits.look).await?;
+        let mut listed = listing::see(&self.program, name, self.limits.look).await?;
         self.note_process(machine, &listed)?;
+        // smolvm waits a few milliseconds for its agent's answer and calls it unreachable else: a busy one is asked again.
+        let until = tokio::time::Instant::now() + self.limits.look;
+        while listed.is_unreachable() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(ASK_AGAIN).await;
+            listed = listing::see(&self.program, name, self.limits.look).await?;
+        }
         listed.check(&machine.spec)?;
         if !listed.is_running() {
             return Err(refused(

@@ -211,6 +211,28 @@ async fn a_state_directory_that_cannot_be_made_is_named() {
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+#[rstest]
+#[case("once", None)]
+#[case("always", Some("the machine is `unreachable` right after its start"))]
+#[tokio::test]
+async fn an_agent_that_does_not_answer_at_once_is_asked_again(#[case] how: &str, #[case] expected: Option<&str>) {
+    let mut site = Site::new();
+    site.settings.limits.look = SHORT;
+    site.tell("ls.unreachable", how);
+    match (site.launch("exit 7").await, expected) {
+        (Ok(bottle), None) => {
+            assert_eq!(bottle.wait_guest().await, Ok(7));
+            assert!(bottle.close().await.is_clean());
+        }
+        (Err(error), Some(expected)) => {
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(error.undone.is_clean(), "{error}");
+        }
+        (launched, _) => panic!("{:?}", launched.err()),
+    }
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_machine_that_dies_is_told_from_a_command_that_fails() {
     let site = Site::new();

@@ -62,7 +62,13 @@ ls)
     sed -f "$site/drift.sed" "$one/listed"
     pid=null
     if [ -f "$one/agent.pid" ]; then pid=$(cat "$one/agent.pid"); fi
-    echo "\"state\": \"$(cat "$one/state")\", \"pid\": $pid }"
+    state=$(cat "$one/state")
+    if [ "$state" = running ] && [ -f "$site/ls.unreachable" ]; then
+      state=$(cat "$site/ls.unreachable")
+      if [ "$state" = once ]; then rm "$site/ls.unreachable"; fi
+      state=unreachable
+    fi
+    echo "\"state\": \"$state\", \"pid\": $pid }"
   done
   echo ']'
   ;;
