@@ -21,7 +21,7 @@ say mounted
 (while :; do sleep 5; say beat; done) &
 
 hostname lane
-for module in kvm_amd virtio_net tun vsock overlay; do modprobe "$module"; done
+for module in kvm_amd virtio_net tun vsock overlay loop; do modprobe "$module"; done
 # The group that may use KVM on an ordinary Debian.
 getent group kvm >/dev/null || groupadd -r kvm
 if [ -e /dev/kvm ]; then chgrp kvm /dev/kvm && chmod 660 /dev/kvm; else say "no /dev/kvm"; fi

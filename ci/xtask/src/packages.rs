@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
-use crate::process::{has, run, say};
+use crate::process::{has, run, say, target};
 
 /// A file that shows that a package is there, and the package.
 pub type Needed = (&'static str, &'static str);
@@ -31,8 +31,11 @@ pub fn ensure(purpose: &str, needed: &[Needed]) -> anyhow::Result<()> {
     install(&privilege, &missing)
 }
 
-/// `apt-get install`, after a fresh list.
+/// `apt-get install`, after a fresh list. One at a time: apt fails where another one is at work, and CI runs two of our commands at once.
 pub fn install(privilege: &Privilege, packages: &[&str]) -> anyhow::Result<()> {
+    fs::create_dir_all(target())?;
+    let turn = fs::File::create(target().join("packages.lock")).context("could not make the lock of packages")?;
+    turn.lock().context("could not wait for another installation")?;
     run(privilege.command("apt-get").args(["update", "-q"]))?;
     run(privilege
         .command("env")
