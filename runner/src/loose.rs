@@ -233,11 +233,11 @@ fn changed(args: &LooseArgs) -> Changed {
             // Options of the guest's init: after smolvm's own, before the command's.
             let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
             if let (Some((begin, _)), Some((end, _))) = (dashes.next(), dashes.next()) {
-                let names = args.policy == MachinePolicy::Names.name();
-                let init = init(&words[begin..end], args.unconfined, names);
+                let (init, user) = init(&words[begin..end], args);
+                let own = words[..begin].iter().position(|word| word == "-u");
                 words.splice(begin..end, init);
-                if args.gaining {
-                    made_the_users(&mut words);
+                if let (Some(user), Some(own)) = (user, own) {
+                    words[own + 1] = user;
                 }
             }
         }
@@ -270,36 +270,23 @@ fn lead_to(words: &mut [String], proxy: &str) {
     }
 }
 
-/// Has smolvm make a further program the user's, before `bottle-guest` begins, which would take more than that away.
-fn made_the_users(words: &mut Vec<String>) {
-    let mut dashes = words.iter().enumerate().filter(|(_, word)| *word == "--");
-    let (Some((own, _)), Some((end, _))) = (dashes.next(), dashes.next()) else {
-        return;
-    };
-    let at = |option: &str| words[own..end].iter().position(|word| word == option);
-    let (confine, further) = (at("--confine"), at("--exec"));
-    if let (Some(confine), Some(further)) = (confine, further)
-        && confine + 1 < further
-        && let Some(user) = words[..own].iter().position(|word| word == "-u")
-    {
-        words[user + 1] = words[own + confine + 1].clone();
-        words.drain(own + confine..own + confine + 2);
-    }
-}
-
-/// The options of the guest's init that stay.
-fn init(options: &[String], unconfined: bool, names: bool) -> Vec<String> {
-    let mut init = Vec::new();
+/// The options of the guest's init that stay, and the user whom a program of smolvm's own user is to be made.
+fn init(options: &[String], args: &LooseArgs) -> (Vec<String>, Option<String>) {
+    let names = args.policy == MachinePolicy::Names.name();
+    // Of a further program: `bottle-guest` would take more away than its user.
+    let gaining = args.gaining && options.iter().any(|word| word == "--exec");
+    let (mut init, mut user) = (Vec::new(), None);
     let mut options = options.iter();
     while let Some(word) = options.next() {
         match word.as_str() {
-            "--confine" if unconfined => drop(options.next()),
-            "--seccomp" if unconfined => {}
+            "--confine" if args.unconfined => drop(options.next()),
+            "--confine" if gaining => user = options.next().cloned(),
+            "--seccomp" if args.unconfined => {}
             "--no-resolver" if names => {}
             _ => init.push(word.clone()),
         }
     }
-    init
+    (init, user)
 }
 
 /// What smolvm lists, with the network that was asked for.

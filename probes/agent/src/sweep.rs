@@ -46,17 +46,14 @@ pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], o
     let mut sweep = Sweep {
         run,
         bytes,
+        tried: 0,
         open: Vec::new(),
         failed: BTreeMap::new(),
         patience: PATIENCE,
     };
-    for (at, ports) in ports.chunks(batch).enumerate() {
-        if run.is_over() {
-            run.trace(format!("{} ports of {} tried", at * batch, last - first));
-            return Err(NotIssued::CutOff("the last port"));
-        }
+    for some in ports.chunks(batch) {
         let known = sweep.open.len();
-        let done = sweep.batch(address, ports);
+        let done = sweep.batch(address, some);
         // At once: what was found stays found, whatever cuts the rest off.
         for port in &sweep.open[known..] {
             if declared.contains(port) {
@@ -64,6 +61,9 @@ pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], o
             } else if open_is_finding {
                 run.notes.finding(format!("port {port} of {} is open", address.ip()));
             }
+        }
+        if done.is_err() {
+            run.trace(format!("{} ports of {} tried", sweep.tried, ports.len()));
         }
         done?;
     }
@@ -80,6 +80,7 @@ pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], o
 struct Sweep<'a> {
     run: &'a Run,
     bytes: Vec<u8>,
+    tried: usize,
     open: Vec<u16>,
     /// How often connecting failed, by error.
     failed: BTreeMap<String, u32>,
@@ -95,6 +96,7 @@ impl Sweep<'_> {
             if self.run.is_over() {
                 return Err(NotIssued::CutOff("the last port"));
             }
+            self.tried += 1;
             address.set_port(*port);
             match start(address) {
                 Ok((socket, true)) => self.accepted(*port, &socket),
@@ -246,5 +248,14 @@ mod tests {
         sweep(&run, ("127.0.0.78", port, port), "x", &[], false).expect("is issued");
         let content = run.notes.content();
         assert!(content.findings.is_empty() && content.marker_found.is_none());
+    }
+
+    #[test]
+    fn a_sweep_that_is_cut_off_tells_how_far_it_came() {
+        let run = run(0);
+        let done = sweep(&run, ("127.0.0.79", 1, 65535), "x", &[], false);
+        assert!(matches!(done, Err(NotIssued::CutOff(_))), "{done:?}");
+        let content = run.notes.content();
+        assert_eq!(content.trace, ["0 ports of 65535 tried"]);
     }
 }

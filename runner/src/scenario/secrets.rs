@@ -9,7 +9,7 @@ use bottle_reports::{
 };
 use futures_util::TryStreamExt;
 use probe_spec::{Action, EnginePlace, Nonce, OutputPlace, Step, Vantage, world};
-use tokio::io::AsyncReadExt as _;
+use tokio_util::io::ReaderStream;
 
 use super::search::{contains, find};
 use super::{Observation, Seen, asking, attempt_in, evidence};
@@ -362,17 +362,12 @@ pub async fn archive(bottle: &Bottle, role: Role, path: &str) -> Result<Vec<u8>,
     }
     let from = bottle.backend().get(role, bottle.id(role), path).await;
     let from = from.map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    let read = from.take(LIMIT as u64 + 1).read_to_end(&mut bytes).await;
-    read.map_err(|error| format!("{path}: {error}"))?;
-    if bytes.len() > LIMIT {
-        return Err(format!("{path}: more than {LIMIT} bytes to search"));
-    }
-    Ok(bytes)
+    let bytes = collect(ReaderStream::new(from)).await;
+    bytes.map_err(|error| format!("{path}: {error}"))
 }
 
-async fn collect(
-    mut stream: impl futures_util::Stream<Item = Result<bytes::Bytes, bollard::errors::Error>> + Unpin,
+async fn collect<E: std::fmt::Display>(
+    mut stream: impl futures_util::Stream<Item = Result<bytes::Bytes, E>> + Unpin,
 ) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     while let Some(piece) = stream.try_next().await.map_err(|error| error.to_string())? {

@@ -27,30 +27,33 @@ fn cases() -> Vec<CaseSpec> {
         "clone",
         "clone3",
         "fsconfig",
-        "get_mempolicy",
         "kcmp",
         "keyctl",
-        "mbind",
-        "migrate_pages",
         "mount",
         "mount_setattr",
-        "move_pages",
         "open_by_handle_at",
         "open_tree",
         "perf_event_open",
         "personality",
         "pidfd_getfd",
         "process_madvise",
-        "quotactl",
-        "quotactl_fd",
         "request_key",
-        "set_mempolicy",
         "setns",
         "settimeofday",
-        "swapon",
         "umount2",
         "unshare",
         "userfaultfd",
+    ];
+    // The same, of kernels that are built with them.
+    let optional = [
+        "get_mempolicy",
+        "mbind",
+        "migrate_pages",
+        "move_pages",
+        "quotactl",
+        "quotactl_fd",
+        "set_mempolicy",
+        "swapon",
     ];
     // Here the kernel asks for a capability before anything else: the filter cannot be told from its lack.
     let privileged = [
@@ -65,17 +68,6 @@ fn cases() -> Vec<CaseSpec> {
         "sethostname",
         "syslog",
     ];
-    // Of kernels that are built with them.
-    let optional = [
-        "get_mempolicy",
-        "mbind",
-        "migrate_pages",
-        "move_pages",
-        "quotactl",
-        "quotactl_fd",
-        "set_mempolicy",
-        "swapon",
-    ];
     let call =
         |name: &str| unseen(name.replace('_', "-"), Action::Syscall { name: name.to_owned() }).alive(&[Vantage::Guest]);
     let mut mode = call("keyctl");
@@ -84,13 +76,8 @@ fn cases() -> Vec<CaseSpec> {
     let mode = mode.alive(&[Vantage::HostProcess]).needs(&["shared-kernel"]);
     [mode]
         .into_iter()
-        .chain(filtered.map(|name| {
-            call(name).needs(if optional.contains(&name) {
-                &["whole-kernel"]
-            } else {
-                &[]
-            })
-        }))
+        .chain(filtered.map(call))
+        .chain(optional.map(|name| call(name).needs(&["whole-kernel"])))
         .map(|case| case.controls(&[Leak::Seccomp0]))
         .chain(privileged.map(|name| call(name).controls(&[Leak::Caps])))
         .collect()

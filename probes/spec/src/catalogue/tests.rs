@@ -141,7 +141,7 @@ fn every_case_applies_somewhere() {
             .any(|(backend, topology)| crate::not_applicable(backend, topology, &case.needs).is_none());
         assert!(applies, "{} {}", probe.id, case.name);
     }
-    assert!(!contract("docker", "sealed").is_empty());
+    assert!(contract("docker", "sealed").next().is_some());
 }
 
 /// A row of the catalogue of record: what was planned for a probe.
