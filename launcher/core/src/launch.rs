@@ -266,22 +266,20 @@ impl Site {
 
     fn make_state(&self) -> Result<(), LaunchFailure> {
         let directory = state::state_path(&self.options.state_dir, &self.plan().slug);
-        let existed = std::fs::symlink_metadata(&directory).is_ok();
-        if !existed {
-            let keep: Vec<String> = self
-                .plan()
-                .state
-                .iter()
-                .filter(|file| file.keep)
-                .map(|file| file.name.clone())
-                .collect();
-            let undo = directory.clone();
-            self.teardown
-                .push(StepKind::StateDirectory, directory.display().to_string(), async move {
-                    state::remove(&undo, &keep)
-                });
-        }
-        state::make(&self.options.state_dir, self.plan())
+        // It leaves nothing where it fails.
+        state::make(&self.options.state_dir, self.plan())?;
+        let keep: Vec<String> = self
+            .plan()
+            .state
+            .iter()
+            .filter(|file| file.keep)
+            .map(|file| file.name.clone())
+            .collect();
+        self.teardown
+            .push(StepKind::StateDirectory, directory.display().to_string(), async move {
+                state::remove(&directory, &keep)
+            });
+        Ok(())
     }
 
     /// What the bundle is made on, all at once: the subnets of the networks. A guest that is on none of them is created

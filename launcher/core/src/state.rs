@@ -20,7 +20,8 @@ pub fn state_path(state_dir: &Path, slug: &str) -> PathBuf {
     state_dir.join("bottles").join(slug)
 }
 
-/// Makes the directory (0700) and its files; none may exist before.
+/// Makes the directory (0700) and its files; none may exist before. It has its name once it is whole: until then its name says
+/// whose it is, so that what a killed launcher had begun is known for its.
 pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
     if !is_component(&plan.slug) {
         let problem = std::io::Error::other("a slug must be one path component");
@@ -33,14 +34,40 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
         made.and_then(|()| check_owned(ours)).map_err(fail(ours))?;
     }
     let directory = state_path(state_dir, &plan.slug);
+    let unfinished = passing(&directory);
     std::fs::DirBuilder::new()
         .mode(0o700)
-        .create(&directory)
-        .map_err(fail(&directory))?;
+        .create(&unfinished)
+        .map_err(fail(&unfinished))?;
     let owner = Owner::current();
     let owner = format!("{}\n{}\n{}\n", owner.pid, owner.start, owner.place);
-    write(&directory.join(OWNER_FILE), owner.as_bytes(), 0o600)?;
-    write_plan(&directory, plan)
+    let made = write(&unfinished.join(OWNER_FILE), owner.as_bytes(), 0o600)
+        .and_then(|()| write_plan(&unfinished, plan))
+        // Refused by the kernel where there is a file, or a directory with anything in it.
+        .and_then(|()| std::fs::rename(&unfinished, &directory).map_err(fail(&directory)));
+    if made.is_err() {
+        // Where that fails too, the next sweep does it.
+        let _ = std::fs::remove_dir_all(&unfinished);
+    }
+    made
+}
+
+/// What a bottle's directory is called while this process makes or removes it: `.PID.START.PLACE.SLUG`, the place in hex.
+fn passing(directory: &Path) -> PathBuf {
+    let owner = Owner::current();
+    let slug = directory.file_name().unwrap_or_default().to_string_lossy();
+    let place = hex::encode(owner.place);
+    directory.with_file_name(format!(".{}.{}.{place}.{slug}", owner.pid, owner.start))
+}
+
+/// Whose a directory is by its name alone; `None` for one that is whole.
+pub(crate) fn passing_of(name: &str) -> Option<Owner> {
+    let mut parts = name.strip_prefix('.')?.splitn(4, '.');
+    Some(Owner {
+        pid: parts.next()?.parse().ok()?,
+        start: parts.next()?.parse().ok()?,
+        place: String::from_utf8(hex::decode(parts.next()?).ok()?).ok()?,
+    })
 }
 
 /// Writes the plan and its files again, after [`make`], for a plan that moved to another subnet.
@@ -74,13 +101,17 @@ fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> LaunchFailure {
     move |source| LaunchFailure::State { path, source }
 }
 
-/// Removes what [`make`] made, and whatever was added to it, except files that the plan says are kept.
+/// Removes what [`make`] made, and whatever was added to it, except files that the plan says are kept. Without such it loses its
+/// name first: half of one would not say whose it was.
 pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
     let said = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     if keep.is_empty() {
-        return match std::fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(said(directory, error)),
-            _ => Ok(()),
+        let going = passing(directory);
+        return match std::fs::rename(directory, &going) {
+            Ok(()) => remove_passing(&going),
+            // Another was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(said(directory, error)),
         };
     }
     let entries = match std::fs::read_dir(directory) {
@@ -94,6 +125,14 @@ pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Removes a directory that has lost its name, or never had one.
+pub(crate) fn remove_passing(directory: &Path) -> Result<(), String> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", directory.display())),
+        _ => Ok(()),
+    }
 }
 
 /// The owner noted in a bottle's directory.
@@ -153,4 +192,22 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LaunchFailure> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passing_directory_says_whose_it_is_and_is_beside_its_own() {
+        let directory = state_path(Path::new("/state"), "dev.1-abc");
+        let passing = passing(&directory);
+        assert_eq!(passing.parent(), directory.parent());
+        let name = passing.file_name().unwrap().to_str().unwrap();
+        assert!(name.len() < 255 && name.ends_with(".dev.1-abc"), "{name}");
+        assert_eq!(passing_of(name), Some(Owner::current()));
+        for whole in ["dev.1-abc", ".", "..", ".hidden", ".1.2.zz.dev", ".1.2"] {
+            assert_eq!(passing_of(whole), None, "{whole}");
+        }
+    }
 }

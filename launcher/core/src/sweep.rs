@@ -142,7 +142,7 @@ async fn foreign_dead(backend: &dyn Backend, found: &[Resource]) -> BTreeSet<Own
         .collect()
 }
 
-/// Directories whose noted owner is dead. One without a readable owner may be in the making and is left alone.
+/// Directories whose owner is dead: the noted one, or the one who was making or removing it. One without an owner is none of ours.
 fn sweep_state(bottles: &Path, scope: &SweepScope, stuck: &BTreeSet<String>, report: &mut SweepReport) {
     // Directories do not say to which run they belong.
     if scope.run.is_some() {
@@ -162,9 +162,16 @@ fn sweep_state(bottles: &Path, scope: &SweepScope, stuck: &BTreeSet<String>, rep
         if !is_directory || slug_is_stuck {
             continue;
         }
-        let dead = state::owner_of(&entry.path()).is_some_and(|owner| owner.state() == OwnerState::Dead);
-        if dead {
-            match state::remove(&entry.path(), &[]) {
+        let passing = entry.file_name().to_str().and_then(state::passing_of);
+        let named = passing.is_none();
+        let owner = passing.or_else(|| state::owner_of(&entry.path()));
+        if owner.is_some_and(|owner| owner.state() == OwnerState::Dead) {
+            let removed = if named {
+                state::remove(&entry.path(), &[])
+            } else {
+                state::remove_passing(&entry.path())
+            };
+            match removed {
                 Ok(()) => report.directories.push(entry.path()),
                 Err(problem) => report.failed.push((entry.path().display().to_string(), problem)),
             }

@@ -104,3 +104,26 @@ async fn directories_of_the_dead_go_too() {
     assert!(!dead.exists());
     assert!(alive.exists() && foreign.exists() && unknown.exists());
 }
+
+#[tokio::test]
+async fn directories_that_the_dead_were_making_or_removing_go_too() {
+    let fake = Fake::new(BackendKind::Docker);
+    let state = tempfile::tempdir().unwrap();
+    let me = bottle_launch::Owner::current();
+    // Whoever is killed there has written nothing into it yet.
+    let passing = |start: u64, place: &str, slug: &str| {
+        let name = format!(".{}.{start}.{}.{slug}", me.pid, hex::encode(place));
+        let path = bottle_launch::state_path(state.path(), &name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let dead = passing(me.start + 1, &me.place, "dev.1-abc");
+    let alive = passing(me.start, &me.place, "dev-abd");
+    let foreign = passing(me.start + 1, "far", "dev-abe");
+    let hidden = bottle_launch::state_path(state.path(), ".hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    let report = sweep(&fake, &SweepScope::all(state.path())).await.unwrap();
+    assert_eq!(report.directories, std::slice::from_ref(&dead));
+    assert!(!dead.exists());
+    assert!(alive.exists() && foreign.exists() && hidden.exists());
+}
