@@ -63,8 +63,8 @@ impl SweepReport {
     }
 }
 
-/// Removes everything with our labels whose owner process is dead: containers, then networks and volumes, then state
-/// directories. Never touches what has no complete labels or a live owner. Several sweeps may run at once.
+/// Removes everything with our labels whose owner process is dead: containers, then networks and volumes, then their state
+/// directories; those of bottles that have nothing else come first. Never touches what has no complete labels or a live owner. Several sweeps may run at once.
 pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepReport, BackendError> {
     let mut found = backend.inventory(LABEL_OWNER_PID, None).await?;
     if let Some(run) = &scope.run {
@@ -82,14 +82,23 @@ pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepRep
             Some((OwnerState::Foreign, _)) => report.foreign += 1,
         }
     }
+    // A directory that is all that is left waits for nobody: an engine that is busy may take longer than a command has.
+    let has_more: BTreeSet<String> = dead
+        .iter()
+        .filter_map(|resource| resource.labels.get(LABEL_SLUG).cloned())
+        .collect();
+    let bottles = scope.state_dir.as_ref().map(|state_dir| state_dir.join("bottles"));
+    if let Some(bottles) = &bottles {
+        sweep_state(bottles, scope, &has_more, &mut report);
+    }
     // Containers hold networks and volumes.
     let (containers, others): (Vec<Resource>, Vec<Resource>) = dead
         .into_iter()
         .partition(|resource| resource.kind == ResourceKind::Container);
     let mut stuck = remove_all(backend, containers, &mut report).await;
     stuck.extend(remove_all(backend, others, &mut report).await);
-    if let Some(state_dir) = &scope.state_dir {
-        sweep_state(&state_dir.join("bottles"), scope, &stuck, &mut report);
+    if let Some(bottles) = bottles.filter(|_| !has_more.is_empty()) {
+        sweep_state(&bottles, scope, &stuck, &mut report);
     }
     Ok(report)
 }
@@ -143,7 +152,7 @@ async fn foreign_dead(backend: &dyn Backend, found: &[Resource]) -> BTreeSet<Own
 }
 
 /// Directories whose owner is dead: the noted one, or the one who was making or removing it. One without an owner is none of ours.
-fn sweep_state(bottles: &Path, scope: &SweepScope, stuck: &BTreeSet<String>, report: &mut SweepReport) {
+fn sweep_state(bottles: &Path, scope: &SweepScope, with_more: &BTreeSet<String>, report: &mut SweepReport) {
     // Directories do not say to which run they belong.
     if scope.run.is_some() {
         return;
@@ -158,8 +167,8 @@ fn sweep_state(bottles: &Path, scope: &SweepScope, stuck: &BTreeSet<String>, rep
     };
     for entry in entries.flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let slug_is_stuck = entry.file_name().to_str().is_none_or(|slug| stuck.contains(slug));
-        if !is_directory || slug_is_stuck {
+        let has_more = entry.file_name().to_str().is_none_or(|slug| with_more.contains(slug));
+        if !is_directory || has_more {
             continue;
         }
         let passing = entry.file_name().to_str().and_then(state::passing_of);

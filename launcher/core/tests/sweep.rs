@@ -4,7 +4,7 @@
 #[expect(dead_code, reason = "the part for the real engine is not used here")]
 mod fixture;
 
-use bottle_backend::fake::Fake;
+use bottle_backend::fake::{Failure, Fake};
 use bottle_backend::{Labels, Resource, ResourceKind};
 use bottle_launch::{LABEL_MADE, LABEL_OWNER_WHERE, SweepScope, labels, sweep};
 use bottle_plan::{BackendKind, LABEL_OWNER_PID, LABEL_OWNER_START};
@@ -126,4 +126,36 @@ async fn directories_that_the_dead_were_making_or_removing_go_too() {
     assert_eq!(report.directories, std::slice::from_ref(&dead));
     assert!(!dead.exists());
     assert!(alive.exists() && foreign.exists() && hidden.exists());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_all_that_is_left_waits_for_no_other() {
+    let fake = Fake::new(BackendKind::Docker);
+    let state = tempfile::tempdir().unwrap();
+    let me = bottle_launch::Owner::current();
+    let [alone, more, stuck] = ["alone", "more", "stuck"].map(|slug| {
+        let path = bottle_launch::state_path(state.path(), slug);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(
+            path.join("owner"),
+            format!("{}\n{}\n{}\n", me.pid, me.start + 1, me.place),
+        )
+        .unwrap();
+        path
+    });
+    for slug in ["stuck", "more"] {
+        let labels = with(slug, &[(LABEL_OWNER_START, "1")]);
+        plant(&fake, ResourceKind::Container, slug, &labels, true);
+    }
+    // The inventory is the first call.
+    fake.fail_at(1, Failure::Refused);
+    let report = sweep(&fake, &SweepScope::all(state.path())).await.unwrap();
+    let kept = if more.exists() {
+        (&more, &stuck)
+    } else {
+        (&stuck, &more)
+    };
+    assert_eq!(report.directories, [&alone, kept.1].map(Clone::clone));
+    assert_eq!(report.failed.len(), 1);
+    assert!(kept.0.exists() && !kept.1.exists());
 }
