@@ -34,12 +34,12 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
         made.and_then(|()| check_owned(ours)).map_err(fail(ours))?;
     }
     let directory = state_path(state_dir, &plan.slug);
-    let unfinished = passing(&directory);
+    let owner = Owner::current();
+    let unfinished = passing(&directory, &owner);
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&unfinished)
         .map_err(fail(&unfinished))?;
-    let owner = Owner::current();
     let owner = format!("{}\n{}\n{}\n", owner.pid, owner.start, owner.place);
     let made = write(&unfinished.join(OWNER_FILE), owner.as_bytes(), 0o600)
         .and_then(|()| write_plan(&unfinished, plan))
@@ -53,16 +53,15 @@ pub(crate) fn make(state_dir: &Path, plan: &Plan) -> Result<(), LaunchFailure> {
 }
 
 /// What a bottle's directory is called while this process makes or removes it: `.PID.START.PLACE.SLUG`, the place in hex.
-fn passing(directory: &Path) -> PathBuf {
-    let owner = Owner::current();
+fn passing(directory: &Path, owner: &Owner) -> PathBuf {
     let slug = directory.file_name().unwrap_or_default().to_string_lossy();
-    let place = hex::encode(owner.place);
+    let place = hex::encode(&owner.place);
     directory.with_file_name(format!(".{}.{}.{place}.{slug}", owner.pid, owner.start))
 }
 
 /// Whose a directory is by its name alone; `None` for one that is whole.
-pub(crate) fn passing_of(name: &str) -> Option<Owner> {
-    let mut parts = name.strip_prefix('.')?.splitn(4, '.');
+fn passing_of(directory: &Path) -> Option<Owner> {
+    let mut parts = directory.file_name()?.to_str()?.strip_prefix('.')?.splitn(4, '.');
     Some(Owner {
         pid: parts.next()?.parse().ok()?,
         start: parts.next()?.parse().ok()?,
@@ -106,12 +105,17 @@ fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> LaunchFailure {
 pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
     let said = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     if keep.is_empty() {
-        let going = passing(directory);
-        return match std::fs::rename(directory, &going) {
-            Ok(()) => remove_passing(&going),
-            // Another was faster.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(said(directory, error)),
+        let removed = match passing_of(directory) {
+            Some(_) => std::fs::remove_dir_all(directory),
+            None => {
+                let going = passing(directory, &Owner::current());
+                std::fs::rename(directory, &going).and_then(|()| std::fs::remove_dir_all(&going))
+            }
+        };
+        return match removed {
+            // Another may have been faster.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(said(directory, error)),
+            _ => Ok(()),
         };
     }
     let entries = match std::fs::read_dir(directory) {
@@ -127,16 +131,12 @@ pub(crate) fn remove(directory: &Path, keep: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes a directory that has lost its name, or never had one.
-pub(crate) fn remove_passing(directory: &Path) -> Result<(), String> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", directory.display())),
-        _ => Ok(()),
-    }
+/// The owner of a bottle's directory: whoever is making or removing it, else the one noted in it.
+pub(crate) fn owner_of(directory: &Path) -> Option<Owner> {
+    passing_of(directory).or_else(|| noted_in(directory))
 }
 
-/// The owner noted in a bottle's directory.
-pub(crate) fn owner_of(directory: &Path) -> Option<Owner> {
+fn noted_in(directory: &Path) -> Option<Owner> {
     let text = std::fs::read_to_string(directory.join(OWNER_FILE)).ok()?;
     let mut lines = text.lines();
     Some(Owner {
@@ -201,13 +201,13 @@ mod tests {
     #[test]
     fn a_passing_directory_says_whose_it_is_and_is_beside_its_own() {
         let directory = state_path(Path::new("/state"), "dev.1-abc");
-        let passing = passing(&directory);
+        let passing = passing(&directory, &Owner::current());
         assert_eq!(passing.parent(), directory.parent());
         let name = passing.file_name().unwrap().to_str().unwrap();
         assert!(name.len() < 255 && name.ends_with(".dev.1-abc"), "{name}");
-        assert_eq!(passing_of(name), Some(Owner::current()));
+        assert_eq!(passing_of(&passing), Some(Owner::current()));
         for whole in ["dev.1-abc", ".", "..", ".hidden", ".1.2.zz.dev", ".1.2"] {
-            assert_eq!(passing_of(whole), None, "{whole}");
+            assert_eq!(passing_of(Path::new(whole)), None, "{whole}");
         }
     }
 }

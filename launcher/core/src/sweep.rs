@@ -64,7 +64,8 @@ impl SweepReport {
 }
 
 /// Removes everything with our labels whose owner process is dead: containers, then networks and volumes, then their state
-/// directories; those of bottles that have nothing else come first. Never touches what has no complete labels or a live owner. Several sweeps may run at once.
+/// directories; those of bottles that have nothing else come first. Never touches what has no complete labels or a live owner.
+/// Several sweeps may run at once.
 pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepReport, BackendError> {
     let mut found = backend.inventory(LABEL_OWNER_PID, None).await?;
     if let Some(run) = &scope.run {
@@ -171,16 +172,9 @@ fn sweep_state(bottles: &Path, scope: &SweepScope, with_more: &BTreeSet<String>,
         if !is_directory || has_more {
             continue;
         }
-        let passing = entry.file_name().to_str().and_then(state::passing_of);
-        let named = passing.is_none();
-        let owner = passing.or_else(|| state::owner_of(&entry.path()));
-        if owner.is_some_and(|owner| owner.state() == OwnerState::Dead) {
-            let removed = if named {
-                state::remove(&entry.path(), &[])
-            } else {
-                state::remove_passing(&entry.path())
-            };
-            match removed {
+        let dead = state::owner_of(&entry.path()).is_some_and(|owner| owner.state() == OwnerState::Dead);
+        if dead {
+            match state::remove(&entry.path(), &[]) {
                 Ok(()) => report.directories.push(entry.path()),
                 Err(problem) => report.failed.push((entry.path().display().to_string(), problem)),
             }

@@ -4,9 +4,11 @@
 #[expect(dead_code, reason = "the part for the real engine is not used here")]
 mod fixture;
 
+use std::path::{Path, PathBuf};
+
 use bottle_backend::fake::{Failure, Fake};
 use bottle_backend::{Labels, Resource, ResourceKind};
-use bottle_launch::{LABEL_MADE, LABEL_OWNER_WHERE, SweepScope, labels, sweep};
+use bottle_launch::{LABEL_MADE, LABEL_OWNER_WHERE, Owner, SweepScope, labels, sweep};
 use bottle_plan::{BackendKind, LABEL_OWNER_PID, LABEL_OWNER_START};
 use fixture::container;
 
@@ -32,6 +34,21 @@ fn with(slug: &str, changes: &[(&str, &str)]) -> Labels {
         labels.insert((*name).to_owned(), (*value).to_owned());
     }
     labels
+}
+
+/// An empty directory among those of bottles.
+fn directory(state: &Path, name: &str) -> PathBuf {
+    let path = bottle_launch::state_path(state, name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A bottle's directory, in which a process with this test's id is noted.
+fn noted(state: &Path, slug: &str, start: u64, place: &str) -> PathBuf {
+    let path = directory(state, slug);
+    let pid = Owner::current().pid;
+    std::fs::write(path.join("owner"), format!("{pid}\n{start}\n{place}\n")).unwrap();
+    path
 }
 
 #[tokio::test]
@@ -85,19 +102,11 @@ async fn only_the_dead_are_swept() {
 async fn directories_of_the_dead_go_too() {
     let fake = Fake::new(BackendKind::Docker);
     let state = tempfile::tempdir().unwrap();
-    let make = |slug: &str, owner: Option<String>| {
-        let path = bottle_launch::state_path(state.path(), slug);
-        std::fs::create_dir_all(&path).unwrap();
-        if let Some(owner) = owner {
-            std::fs::write(path.join("owner"), owner).unwrap();
-        }
-        path
-    };
-    let me = bottle_launch::Owner::current();
-    let dead = make("dead", Some(format!("{}\n{}\n{}\n", me.pid, me.start + 1, me.place)));
-    let alive = make("alive", Some(format!("{}\n{}\n{}\n", me.pid, me.start, me.place)));
-    let foreign = make("foreign", Some(format!("{}\n{}\nfar\n", me.pid, me.start)));
-    let unknown = make("unknown", None);
+    let me = Owner::current();
+    let dead = noted(state.path(), "dead", me.start + 1, &me.place);
+    let alive = noted(state.path(), "alive", me.start, &me.place);
+    let foreign = noted(state.path(), "foreign", me.start, "far");
+    let unknown = directory(state.path(), "unknown");
     let scope = SweepScope::all(state.path());
     let report = sweep(&fake, &scope).await.unwrap();
     assert_eq!(report.directories, std::slice::from_ref(&dead));
@@ -109,19 +118,16 @@ async fn directories_of_the_dead_go_too() {
 async fn directories_that_the_dead_were_making_or_removing_go_too() {
     let fake = Fake::new(BackendKind::Docker);
     let state = tempfile::tempdir().unwrap();
-    let me = bottle_launch::Owner::current();
+    let me = Owner::current();
     // Whoever is killed there has written nothing into it yet.
     let passing = |start: u64, place: &str, slug: &str| {
         let name = format!(".{}.{start}.{}.{slug}", me.pid, hex::encode(place));
-        let path = bottle_launch::state_path(state.path(), &name);
-        std::fs::create_dir_all(&path).unwrap();
-        path
+        directory(state.path(), &name)
     };
     let dead = passing(me.start + 1, &me.place, "dev.1-abc");
     let alive = passing(me.start, &me.place, "dev-abd");
     let foreign = passing(me.start + 1, "far", "dev-abe");
-    let hidden = bottle_launch::state_path(state.path(), ".hidden");
-    std::fs::create_dir(&hidden).unwrap();
+    let hidden = directory(state.path(), ".hidden");
     let report = sweep(&fake, &SweepScope::all(state.path())).await.unwrap();
     assert_eq!(report.directories, std::slice::from_ref(&dead));
     assert!(!dead.exists());
@@ -132,17 +138,9 @@ async fn directories_that_the_dead_were_making_or_removing_go_too() {
 async fn a_directory_that_is_all_that_is_left_waits_for_no_other() {
     let fake = Fake::new(BackendKind::Docker);
     let state = tempfile::tempdir().unwrap();
-    let me = bottle_launch::Owner::current();
-    let [alone, more, stuck] = ["alone", "more", "stuck"].map(|slug| {
-        let path = bottle_launch::state_path(state.path(), slug);
-        std::fs::create_dir_all(&path).unwrap();
-        std::fs::write(
-            path.join("owner"),
-            format!("{}\n{}\n{}\n", me.pid, me.start + 1, me.place),
-        )
-        .unwrap();
-        path
-    });
+    let me = Owner::current();
+    let [alone, more, stuck] =
+        ["alone", "more", "stuck"].map(|slug| noted(state.path(), slug, me.start + 1, &me.place));
     for slug in ["stuck", "more"] {
         let labels = with(slug, &[(LABEL_OWNER_START, "1")]);
         plant(&fake, ResourceKind::Container, slug, &labels, true);
