@@ -46,10 +46,16 @@ impl Owner {
 
     /// The owner in these labels; `None` when they are not complete.
     pub fn of(labels: &Labels) -> Option<Self> {
+        let place = labels.get(LABEL_OWNER_WHERE)?.clone();
+        Self::read(labels.get(LABEL_OWNER_PID)?, labels.get(LABEL_OWNER_START)?, place)
+    }
+
+    /// The owner in what was written down of it; `None` where that is no process's.
+    pub(crate) fn read(pid: &str, start: &str, place: String) -> Option<Self> {
         Some(Self {
-            pid: labels.get(LABEL_OWNER_PID)?.parse().ok().filter(|pid| *pid > 0)?,
-            start: labels.get(LABEL_OWNER_START)?.parse().ok()?,
-            place: labels.get(LABEL_OWNER_WHERE)?.clone(),
+            pid: pid.parse().ok().filter(|pid| *pid > 0)?,
+            start: start.parse().ok()?,
+            place,
         })
     }
 

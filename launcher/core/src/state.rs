@@ -62,11 +62,8 @@ fn passing(directory: &Path, owner: &Owner) -> PathBuf {
 /// Whose a directory is by its name alone; `None` for one that is whole.
 fn passing_of(directory: &Path) -> Option<Owner> {
     let mut parts = directory.file_name()?.to_str()?.strip_prefix('.')?.splitn(4, '.');
-    Some(Owner {
-        pid: parts.next()?.parse().ok()?,
-        start: parts.next()?.parse().ok()?,
-        place: String::from_utf8(hex::decode(parts.next()?).ok()?).ok()?,
-    })
+    let (pid, start, place) = (parts.next()?, parts.next()?, parts.next()?);
+    Owner::read(pid, start, String::from_utf8(hex::decode(place).ok()?).ok()?)
 }
 
 /// Writes the plan and its files again, after [`make`], for a plan that moved to another subnet.
@@ -139,11 +136,7 @@ pub(crate) fn owner_of(directory: &Path) -> Option<Owner> {
 fn noted_in(directory: &Path) -> Option<Owner> {
     let text = std::fs::read_to_string(directory.join(OWNER_FILE)).ok()?;
     let mut lines = text.lines();
-    Some(Owner {
-        pid: lines.next()?.parse().ok()?,
-        start: lines.next()?.parse().ok()?,
-        place: lines.next()?.to_owned(),
-    })
+    Owner::read(lines.next()?, lines.next()?, lines.next()?.to_owned())
 }
 
 fn is_component(name: &str) -> bool {
@@ -206,7 +199,7 @@ mod tests {
         let name = passing.file_name().unwrap().to_str().unwrap();
         assert!(name.len() < 255 && name.ends_with(".dev.1-abc"), "{name}");
         assert_eq!(passing_of(&passing), Some(Owner::current()));
-        for whole in ["dev.1-abc", ".", "..", ".hidden", ".1.2.zz.dev", ".1.2"] {
+        for whole in ["dev.1-abc", "..", ".1.2", ".1.2.zz.d", ".0.2.61.d", ".-1.2.61.d"] {
             assert_eq!(passing_of(Path::new(whole)), None, "{whole}");
         }
     }

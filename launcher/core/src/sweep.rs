@@ -1,7 +1,7 @@
 //! Removes what dead launchers left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bottle_backend::{Backend, BackendError, Resource, ResourceKind, Role};
@@ -84,24 +84,25 @@ pub async fn sweep(backend: &dyn Backend, scope: &SweepScope) -> Result<SweepRep
         }
     }
     // A directory that is all that is left waits for nobody: an engine that is busy may take longer than a command has.
-    let has_more: BTreeSet<String> = dead
-        .iter()
-        .filter_map(|resource| resource.labels.get(LABEL_SLUG).cloned())
-        .collect();
-    let bottles = scope.state_dir.as_ref().map(|state_dir| state_dir.join("bottles"));
-    if let Some(bottles) = &bottles {
-        sweep_state(bottles, scope, &has_more, &mut report);
-    }
+    let has_more: BTreeSet<&str> = dead.iter().filter_map(slug).collect();
+    let (mut with_more, alone): (Directories, Directories) = directories(scope, &mut report)
+        .into_iter()
+        .partition(|(name, _)| has_more.contains(name.as_str()));
+    remove_dead(alone, &mut report);
     // Containers hold networks and volumes.
     let (containers, others): (Vec<Resource>, Vec<Resource>) = dead
         .into_iter()
         .partition(|resource| resource.kind == ResourceKind::Container);
     let mut stuck = remove_all(backend, containers, &mut report).await;
     stuck.extend(remove_all(backend, others, &mut report).await);
-    if let Some(bottles) = bottles.filter(|_| !has_more.is_empty()) {
-        sweep_state(&bottles, scope, &stuck, &mut report);
-    }
+    with_more.retain(|name, _| !stuck.contains(name));
+    remove_dead(with_more, &mut report);
     Ok(report)
+}
+
+/// The bottle that a thing belongs to.
+fn slug(resource: &Resource) -> Option<&str> {
+    resource.labels.get(LABEL_SLUG).map(String::as_str)
 }
 
 /// Removes these, several at once; slugs of those that stay.
@@ -116,7 +117,7 @@ async fn remove_all(backend: &dyn Backend, dead: Vec<Resource>, report: &mut Swe
         match outcome {
             Ok(()) => report.removed.push(resource),
             Err(error) => {
-                stuck.extend(resource.labels.get(LABEL_SLUG).cloned());
+                stuck.extend(slug(&resource).map(str::to_owned));
                 report.failed.push((resource.name.clone(), error.to_string()));
             }
         }
@@ -152,32 +153,41 @@ async fn foreign_dead(backend: &dyn Backend, found: &[Resource]) -> BTreeSet<Own
         .collect()
 }
 
-/// Directories whose owner is dead: the noted one, or the one who was making or removing it. One without an owner is none of ours.
-fn sweep_state(bottles: &Path, scope: &SweepScope, with_more: &BTreeSet<String>, report: &mut SweepReport) {
+/// Directories by their names, which are slugs but for those that are being made or removed.
+type Directories = BTreeMap<String, PathBuf>;
+
+/// Directories of bottles.
+fn directories(scope: &SweepScope, report: &mut SweepReport) -> Directories {
     // Directories do not say to which run they belong.
-    if scope.run.is_some() {
-        return;
-    }
-    let entries = match std::fs::read_dir(bottles) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+    let Some(state_dir) = scope.state_dir.as_ref().filter(|_| scope.run.is_none()) else {
+        return Directories::new();
+    };
+    let bottles = state_dir.join("bottles");
+    match std::fs::read_dir(&bottles) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            // What is no text is no name of ours.
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+            .collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Directories::new(),
         Err(error) => {
             report.failed.push((bottles.display().to_string(), error.to_string()));
-            return;
+            Directories::new()
         }
-    };
-    for entry in entries.flatten() {
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let has_more = entry.file_name().to_str().is_none_or(|slug| with_more.contains(slug));
-        if !is_directory || has_more {
+    }
+}
+
+/// Removes those whose owner is dead: the noted one, or the one who was making or removing it. One without an owner is none of
+/// ours. Who it is is looked up only now: a name may be a new bottle's since they were listed.
+fn remove_dead(directories: Directories, report: &mut SweepReport) {
+    for directory in directories.into_values() {
+        if state::owner_of(&directory).is_none_or(|owner| owner.state() != OwnerState::Dead) {
             continue;
         }
-        let dead = state::owner_of(&entry.path()).is_some_and(|owner| owner.state() == OwnerState::Dead);
-        if dead {
-            match state::remove(&entry.path(), &[]) {
-                Ok(()) => report.directories.push(entry.path()),
-                Err(problem) => report.failed.push((entry.path().display().to_string(), problem)),
-            }
+        match state::remove(&directory, &[]) {
+            Ok(()) => report.directories.push(directory),
+            Err(problem) => report.failed.push((directory.display().to_string(), problem)),
         }
     }
 }
