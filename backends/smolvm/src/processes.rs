@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bottle_backend::patient;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +83,7 @@ pub(crate) async fn end(processes: impl IntoIterator<Item = Process>) -> Result<
                 process.pid
             ));
         }
-        let until = tokio::time::Instant::now() + GONE_WITHIN;
+        let until = tokio::time::Instant::now() + patient(GONE_WITHIN);
         while process.is_there() {
             if tokio::time::Instant::now() >= until {
                 return Err(format!(

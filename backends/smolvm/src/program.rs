@@ -24,7 +24,7 @@ pub struct Limits {
     pub create: Duration,
     /// Its start, to the readiness of its agent. Emulated machines take long.
     pub start: Duration,
-    /// Its removal. Less than the limit of a step of a teardown.
+    /// Its removal. Twice this, and what the end of its process may take, is less than the limit of a step of a teardown.
     pub delete: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Default for Limits {
             look: patient(Duration::from_secs(20)),
             create: patient(Duration::from_secs(60)),
             start: patient(Duration::from_secs(90)),
-            delete: patient(Duration::from_secs(20)),
+            delete: patient(Duration::from_secs(12)),
         }
     }
 }

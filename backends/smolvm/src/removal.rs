@@ -37,15 +37,23 @@ impl Maker {
                 Err(error) => looked = Err(error),
             }
         }
-        let shapes = self.program.shapes();
-        let deleted = match self.program.call(shapes.delete(name), self.limits.delete).await {
-            Err(error) if error.kind != BackendErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
+        let mut deleted = self.delete(name).await;
         let ended = processes::end(known)
             .await
             .map_err(|problem| refused(format!("remove machine {name}"), problem));
+        if let Err(error) = &deleted {
+            tracing::info!(machine = name, %error, "its process has ended, so it is removed once more");
+            deleted = self.delete(name).await;
+        }
         looked.and(deleted).and(ended)
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        let words = self.program.shapes().delete(name);
+        match self.program.call(words, self.limits.delete).await {
+            Err(error) if error.kind != BackendErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Processes of a machine whose start was cut short: smolvm does not know of them, and its removal leaves them running.

@@ -68,8 +68,7 @@ async fn a_sealed_machine_is_confined_and_reaches_its_bundle_alone() {
     let (out, err) = talk(bottle.guest_streams().unwrap(), b"hello").await;
     assert_eq!((out.as_slice(), err.as_str()), (&b"hello"[..], "oops\n"));
     assert_eq!(bottle.wait_guest().await, Ok(7));
-    let report = bottle.close().await;
-    assert!(report.is_clean(), "{report:?}");
+    close(bottle).await;
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
 
@@ -105,7 +104,7 @@ async fn programs_in_a_machine_have_their_input_status_and_files() {
 
     bottle.signal_guest("TERM").await.unwrap();
     assert_eq!(bottle.wait_guest().await, Ok(143));
-    assert!(bottle.close().await.is_clean());
+    close(bottle).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +139,13 @@ async fn a_terminal_has_its_size() {
     assert_eq!(bottle.wait_guest().await, Ok(5));
     let seen = String::from_utf8_lossy(&seen).into_owned();
     assert!(seen.contains("33 101"), "{seen}");
-    assert!(bottle.close().await.is_clean());
+    close(bottle).await;
+}
+
+/// Nothing may be left, and where anything is, the test says what.
+async fn close(bottle: Bottle) {
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
 }
 
 /// Asks for everything that a routed machine is not to reach, and for the one place that it is.
@@ -190,7 +195,7 @@ async fn a_routed_machine_without_a_firewall_reaches_one_port_too() {
     let bottle = site.launch(Topology::Routed, "exec sleep 600").await;
     let slug = bottle.slug().to_owned();
     reaches_one_port(&bottle).await;
-    assert!(bottle.close().await.is_clean());
+    close(bottle).await;
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
 
@@ -211,7 +216,7 @@ async fn a_machine_reaches_its_bundle_by_a_relay_too() {
                 assert!(code != 0 && err.contains("403"), "exit code {code}: {out}; {err}");
             }
         }
-        assert!(bottle.close().await.is_clean());
+        close(bottle).await;
         assert_eq!(site.left(&slug).await, Vec::<String>::new());
     }
 }
@@ -259,7 +264,7 @@ async fn a_copied_project_goes_in_and_comes_out_of_an_archives_machine() {
         .into_keys()
         .collect();
     assert_eq!(changed, [std::path::Path::new("two")]);
-    assert!(bottle.close().await.is_clean());
+    close(bottle).await;
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
 
@@ -281,8 +286,7 @@ async fn a_routed_machine_reaches_one_port_of_one_address() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(rules().contains(&table), "{}", rules());
-    let report = bottle.close().await;
-    assert!(report.is_clean(), "{report:?}");
+    close(bottle).await;
     assert!(!rules().contains(&table), "{}", rules());
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
@@ -309,6 +313,6 @@ async fn what_a_dead_launcher_left_is_swept() {
         fixture::boot_processes(&site.settings.state.display().to_string()),
         Vec::<String>::new()
     );
-    assert!(bottle.close().await.is_clean());
+    close(bottle).await;
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }

@@ -413,6 +413,26 @@ async fn what_cannot_be_removed_is_told_and_removed_by_the_next_sweep(
     assert_eq!(site.left().await, Vec::<String>::new());
 }
 
+#[rstest]
+#[case("delete.hang-once", "")]
+#[case("delete.fail-once", "its process is still there")]
+#[tokio::test]
+async fn what_is_not_removed_at_first_is_when_its_process_has_ended(#[case] file: &str, #[case] content: &str) {
+    let mut site = Site::new();
+    site.settings.limits.delete = SHORT;
+    let bottle = site.launch(FOREVER).await.unwrap();
+    site.tell(file, content);
+    let report = bottle.close().await;
+    assert!(report.is_clean(), "{report:?}");
+    let calls = site.calls();
+    assert_eq!(
+        calls.lines().filter(|line| line.contains("machine delete")).count(),
+        2,
+        "{calls}"
+    );
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
 /// The project is on the machine's disk before the command runs, and comes out of it when the command has ended.
 #[tokio::test]
 async fn a_copied_project_goes_in_and_comes_out() {
