@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bottle_backend::{Backend, Resource, ResourceKind, Role};
 use bottle_bench::{Samples, image, milliseconds, print};
 use bottle_docker::{BuiltImage, Docker};
@@ -20,7 +20,9 @@ use bottle_smolvm::{Settings, Smolvm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Rounds of each topology; the sides take turns.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
+/// How often a machine by smolvm alone is tried: an emulated one does not always come up.
+const TRIES: usize = 3;
 /// Memory of a machine.
 const MEMORY_MIB: u64 = 256;
 
@@ -248,45 +250,61 @@ impl Site {
             .filter_map(|entry| Some(entry.ok()?.path().join("rootfs")))
             .find(|path| path.is_dir())
             .context("expected an exported image, found none")?;
-        let state = self.directory.path().join("plain");
-        let call = |words: &[&str]| -> anyhow::Result<Vec<u8>> {
-            let output = Command::new(&self.smolvm)
-                .arg("machine")
-                .args(words)
-                .arg("--state-dir")
-                .arg(&state)
-                .env_clear()
-                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-                .env("HOME", self.directory.path())
-                .stdin(Stdio::null())
-                .stderr(Stdio::inherit())
-                .output()?;
-            ensure!(output.status.success(), "smolvm machine {words:?}: {}", output.status);
-            Ok(output.stdout)
+        let (memory, image) = (MEMORY_MIB.to_string(), image.display().to_string());
+        let size = ["--cpus", "1", "--mem", &memory];
+        for attempt in 1..=TRIES {
+            let begun = Instant::now();
+            self.plain(&[&["create", "--name", "plain", "--image", &image], &size[..]].concat())?;
+            let said = self
+                .plain(&["start", "--name", "plain"])
+                // Options first: what follows the dashes is the command.
+                .and_then(|_| self.plain(&["exec", "--name", "plain", "--", "/bin/busybox", "echo", "first"]));
+            let took = begun.elapsed();
+            self.plain(&["delete", "--name", "plain", "-f"])?;
+            match said {
+                Ok(said) if said.starts_with(b"first") => return Ok(took),
+                Ok(said) => bail!(
+                    "expected the machine's first line, got {:?}",
+                    String::from_utf8_lossy(&said)
+                ),
+                Err(error) => eprintln!("smolvm alone, try {attempt} of {TRIES}: {error:#}"),
+            }
+        }
+        bail!("expected smolvm to start a machine by itself: it did not in {TRIES} tries")
+    }
+
+    /// A call of smolvm with machines of its own; its standard output.
+    fn plain(&self, words: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let (options, command) = match words.iter().position(|word| *word == "--") {
+            Some(at) => words.split_at(at),
+            None => (words, &[][..]),
         };
-        let begun = Instant::now();
-        let memory = MEMORY_MIB.to_string();
-        let image = image.display().to_string();
-        call(&[
-            "create", "--name", "plain", "--image", &image, "--cpus", "1", "--mem", &memory,
-        ])?;
-        call(&["start", "--name", "plain"])?;
-        // Options first: what follows the dashes is the command.
-        let said = Command::new(&self.smolvm)
-            .args(["machine", "exec", "--name", "plain", "--state-dir"])
-            .arg(&state)
-            .args(["--", "/bin/busybox", "echo", "first"])
+        // Files, since a machine that was started holds its starter's pipes open.
+        let said = ["stdout", "stderr"].map(|name| self.directory.path().join(name));
+        let [stdout, stderr] = [std::fs::File::create(&said[0])?, std::fs::File::create(&said[1])?];
+        let mut child = Command::new(&self.smolvm)
+            .arg("machine")
+            .args(options)
+            .arg("--state-dir")
+            .arg(self.directory.path().join("plain"))
+            .args(command)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.directory.path())
             .stdin(Stdio::null())
-            .output()?;
-        let took = begun.elapsed();
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()?;
+        if options.starts_with(&["start"]) {
+            step_back(child.id())?;
+        }
+        let status = child.wait()?;
         ensure!(
-            said.stdout.starts_with(b"first"),
-            "expected the machine's first line: {}",
-            String::from_utf8_lossy(&said.stderr)
+            status.success(),
+            "smolvm machine {words:?}: {status}: {}",
+            std::fs::read_to_string(&said[1])?.trim()
         );
-        call(&["delete", "--name", "plain", "-f"])?;
-        Ok(took)
+        Ok(std::fs::read(&said[0])?)
     }
 
     /// How often smolvm was called by bottles.
@@ -294,6 +312,31 @@ impl Site {
         let log = std::fs::read_to_string(self.directory.path().join("calls"))?;
         Ok(log.lines().count())
     }
+}
+
+/// Puts a start behind its machine in the queue for the processor, as ours are: smolvm's own questions would else keep an emulated
+/// one from ever coming up.
+fn step_back(start: u32) -> anyhow::Result<()> {
+    let children = format!("/proc/{start}/task/{start}/children");
+    loop {
+        // Where there is no such file, the start has ended.
+        let Ok(ids) = std::fs::read_to_string(&children) else {
+            return Ok(());
+        };
+        let is_machine = |id: &str| {
+            std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|words| words.contains("_boot-vm"))
+        };
+        if ids.split_whitespace().any(is_machine) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = Command::new("renice")
+        .args(["-n", "19", "-p", &start.to_string()])
+        .stdout(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "renice of smolvm's start: {status}");
+    Ok(())
 }
 
 fn on_path(name: &str) -> anyhow::Result<PathBuf> {
