@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bottle_backend::{
     Backend, BackendError, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Input, Labels, NetworkMade,
-    Observed, RelaySecret, Resource, Role, Streams,
+    Observed, Output, RelaySecret, Resource, Role, Streams,
 };
 use bottle_leaky::Removed;
 use bottle_plan::{BackendKind, ContainerPlan, NetworkPlan, VolumePlan};
@@ -159,6 +159,10 @@ impl Backend for Injecting {
         archive: Bytes,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inner.put(role, id, directory, archive)
+    }
+
+    fn get<'a>(&'a self, role: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>> {
+        self.inner.get(role, id, path)
     }
 
     fn wait<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>> {

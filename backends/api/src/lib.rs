@@ -288,16 +288,7 @@ pub trait Backend: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// A tar archive of a directory of it, running or not: what was mounted there, in-memory file systems excepted.
-    fn get<'a>(&'a self, role: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>> {
-        let call = format!("get {path} of the {role:?} {id}");
-        Box::pin(async move {
-            Err(BackendError {
-                call,
-                problem: "this backend gives no files of a guest that has ended".to_owned(),
-                kind: BackendErrorKind::Refused,
-            })
-        })
-    }
+    fn get<'a>(&'a self, role: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>>;
 
     /// Waits for its end; its exit code. Must be called before the end may happen when `auto_remove` is set.
     fn wait<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>>;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Fake;
 use crate::{
     Backend, BackendError, BackendErrorKind, BoxFuture, CapabilityContract, EngineFacts, Exec, ExecSpec, Labels,
-    NetworkMade, Observed, RelaySecret, Resource, Role, Streams,
+    NetworkMade, Observed, Output, RelaySecret, Resource, Role, Streams,
 };
 
 fn done<'a, T: Send + 'a>(outcome: T) -> BoxFuture<'a, T> {
@@ -137,6 +137,14 @@ impl Backend for Fake {
 
     fn put<'a>(&'a self, _: Role, id: &'a str, _: &'a str, _: Bytes) -> BoxFuture<'a, Result<(), BackendError>> {
         done(self.container("put", id, |_| ()))
+    }
+
+    fn get<'a>(&'a self, role: Role, id: &'a str, path: &'a str) -> BoxFuture<'a, Result<Output, BackendError>> {
+        done(Err(BackendError {
+            call: format!("get {path} of the {role:?} {id}"),
+            problem: "there are no files in a stand-in".to_owned(),
+            kind: BackendErrorKind::Refused,
+        }))
     }
 
     fn wait<'a>(&'a self, _: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>> {
