@@ -104,7 +104,7 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
             // It says that it is done, and is not: its missing lines are faults.
             Ok(Ok(0)) => AgentEnd::Clean,
             Ok(Ok(code)) => AgentEnd::Crashed(code),
-            Ok(Err(error)) => AgentEnd::NotStarted(format!("its end was not seen: {error}")),
+            Ok(Err(error)) => AgentEnd::Unseen(error.to_string()),
             Err(_) => AgentEnd::TimedOut,
         }
     } else {

@@ -91,7 +91,13 @@ fn a_complete_proof_is_held() {
 
 #[test]
 fn an_agent_that_crashed_or_was_killed_proves_nothing() {
-    for end in [AgentEnd::Crashed(139), AgentEnd::Crashed(137), AgentEnd::TimedOut] {
+    let unseen = AgentEnd::Unseen("no such exec".to_owned());
+    for end in [
+        AgentEnd::Crashed(139),
+        AgentEnd::Crashed(137),
+        AgentEnd::TimedOut,
+        unseen,
+    ] {
         for lines in [Vec::new(), Scene::held().lines] {
             let mut scene = Scene {
                 end: end.clone(),

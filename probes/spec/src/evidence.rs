@@ -110,6 +110,8 @@ pub enum AgentEnd {
     Crashed(i64),
     /// It was ended at the runner's deadline.
     TimedOut,
+    /// It was started; how it ended was not seen. An engine forgets that when the guest has gone with it.
+    Unseen(String),
     /// It could not be started.
     NotStarted(String),
     /// There is none: the runner itself did what the case asks (life cycle, host files).

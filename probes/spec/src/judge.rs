@@ -92,7 +92,7 @@ fn fault_reason(evidence: &Evidence) -> Option<String> {
         AgentEnd::NotStarted(why) => return Some(format!("the agent could not be started: {why}.")),
         AgentEnd::Clean | AgentEnd::NoAgent => {}
         // What a dying agent leaves half-written says nothing about the suite.
-        AgentEnd::Crashed(_) | AgentEnd::TimedOut => return None,
+        AgentEnd::Crashed(_) | AgentEnd::TimedOut | AgentEnd::Unseen(_) => return None,
     }
     if let Some(first) = evidence.faults.first() {
         return Some(format!("the case's answer cannot be used: {first}."));
@@ -122,6 +122,7 @@ fn ended(evidence: &Evidence) -> Option<String> {
         AgentEnd::Clean | AgentEnd::NoAgent => None,
         AgentEnd::Crashed(code) => Some(format!("the agent ended with {code} before its list was done.")),
         AgentEnd::TimedOut => Some("the agent was ended at the runner's deadline.".to_owned()),
+        AgentEnd::Unseen(why) => Some(format!("how the agent ended was not seen: {why}.")),
         AgentEnd::NotStarted(why) => Some(format!("the agent could not be started: {why}.")),
     }
 }

@@ -123,6 +123,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
         Just(AgentEnd::Clean),
         any::<i64>().prop_map(AgentEnd::Crashed),
         Just(AgentEnd::TimedOut),
+        ".{0,20}".prop_map(AgentEnd::Unseen),
         ".{0,20}".prop_map(AgentEnd::NotStarted),
         Just(AgentEnd::NoAgent),
     ];
@@ -199,6 +200,7 @@ fn without_one_part(evidence: &Evidence) -> Vec<(&'static str, Evidence)> {
     push("nonce", &|e| e.attempt.as_mut().unwrap().nonce = nonce(2));
     push("crash", &|e| e.agent = AgentEnd::Crashed(139));
     push("deadline", &|e| e.agent = AgentEnd::TimedOut);
+    push("end", &|e| e.agent = AgentEnd::Unseen("no such exec".into()));
     push("start", &|e| e.agent = AgentEnd::NotStarted("no such file".into()));
     push("fault", &|e| e.faults.push("the line came twice".into()));
     push("settle", &|e| e.settled = false);
@@ -320,6 +322,7 @@ fn the_request_alone_is_no_breach_where_only_the_secret_counts() {
 #[rstest]
 #[case::crash(AgentEnd::Crashed(11), Verdict::Inconclusive)]
 #[case::deadline(AgentEnd::TimedOut, Verdict::Inconclusive)]
+#[case::unseen(AgentEnd::Unseen("no such exec".into()), Verdict::Inconclusive)]
 #[case::not_started(AgentEnd::NotStarted("exec format".into()), Verdict::Error)]
 #[case::clean(AgentEnd::Clean, Verdict::Error)]
 fn a_missing_line(#[case] end: AgentEnd, #[case] verdict: Verdict) {

@@ -385,3 +385,28 @@ async fn standstill(pids: &[i32]) -> Result<String, String> {
         patient(STANDSTILL).as_millis()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::told_to_end(AgentEnd::Crashed(143), true)]
+    #[case::forgotten_by_the_engine(AgentEnd::Unseen("no such exec".to_owned()), true)]
+    #[case::never_there(AgentEnd::NotStarted("no such file".to_owned()), false)]
+    fn an_agent_that_went_with_its_guest_had_attempted_until_then(#[case] end: AgentEnd, #[case] attempted: bool) {
+        let list = AgentList {
+            cases: Vec::new(),
+            parallel: 1,
+        };
+        let run = AgentRun {
+            lines: Vec::new(),
+            end,
+            facts: Vec::new(),
+        };
+        let observed = observe(&list, run, Ok("killed the bundle's init".to_owned()), true);
+        assert_eq!(observed.issued && observed.agent.is_none(), attempted);
+    }
+}
