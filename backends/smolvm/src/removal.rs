@@ -41,7 +41,7 @@ impl Maker {
         let ended = processes::end(known)
             .await
             .map_err(|problem| refused(format!("remove machine {name}"), problem));
-        if let Err(error) = &deleted {
+        if let (Err(error), Ok(())) = (&deleted, &ended) {
             tracing::info!(machine = name, %error, "its process has ended, so it is removed once more");
             deleted = self.delete(name).await;
         }

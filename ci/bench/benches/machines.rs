@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -296,7 +296,7 @@ impl Site {
             .stderr(stderr)
             .spawn()?;
         if options.starts_with(&["start"]) {
-            step_back(child.id())?;
+            step_back(&mut child)?;
         }
         let status = child.wait()?;
         ensure!(
@@ -316,13 +316,14 @@ impl Site {
 
 /// Puts a start behind its machine in the queue for the processor, as ours are: smolvm's own questions would else keep an emulated
 /// one from ever coming up.
-fn step_back(start: u32) -> anyhow::Result<()> {
-    let children = format!("/proc/{start}/task/{start}/children");
+fn step_back(start: &mut Child) -> anyhow::Result<()> {
+    let id = start.id();
+    let children = format!("/proc/{id}/task/{id}/children");
     loop {
-        // Where there is no such file, the start has ended.
-        let Ok(ids) = std::fs::read_to_string(&children) else {
+        if start.try_wait()?.is_some() {
             return Ok(());
-        };
+        }
+        let ids = std::fs::read_to_string(&children)?;
         let is_machine = |id: &str| {
             std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|words| words.contains("_boot-vm"))
         };
@@ -332,7 +333,7 @@ fn step_back(start: u32) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     let status = Command::new("renice")
-        .args(["-n", "19", "-p", &start.to_string()])
+        .args(["-n", "19", "-p", &id.to_string()])
         .stdout(Stdio::null())
         .status()?;
     ensure!(status.success(), "renice of smolvm's start: {status}");
