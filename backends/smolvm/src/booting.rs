@@ -38,12 +38,12 @@ impl Maker {
     }
 }
 
-/// Lowers a call's priority once it has started its machine.
+/// Lowers the priority of a call of smolvm, the process `id`, once it has started its machine. Never ends where it starts none.
 ///
 /// smolvm asks the agent of a starting machine dozens of times a second whether it is there, and waits a few milliseconds for an
 /// answer. A machine that needs longer, as on a busy or emulated host, then does nothing but answer questions that nobody waits
 /// for any more, without an end. Behind its machine, smolvm asks when the machine has answered all there was.
-pub(crate) async fn step_back(id: i32) {
+pub async fn step_back(id: i32) {
     while !processes::has_started_machine(id) {
         tokio::time::sleep(LOOK_FOR_MACHINE).await;
     }

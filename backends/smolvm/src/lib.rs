@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bottle_backend::{Backend, BackendError};
 use tokio::sync::Semaphore;
 
+pub use booting::step_back;
 pub use firewall::{USERS, remove_rules};
 pub use image::{Pieces, Settings as ImageSettings, Source};
 pub use program::Limits;

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +16,9 @@ use bottle_docker::{BuiltImage, Docker};
 use bottle_launch::{LaunchOptions, Secrets, labels, launch};
 use bottle_plan::{BackendKind, HostFacts, Limits, Plan, PrepareOptions, Topology, parse, prepare};
 use bottle_policy::Tokens;
-use bottle_smolvm::{Settings, Smolvm};
+use bottle_smolvm::{Settings, Smolvm, step_back};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
 
 /// Rounds of each topology; the sides take turns.
 const ROUNDS: usize = 3;
@@ -58,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
             // What is called to end it comes after the first instruction; both are counted.
             calls = site.calls_so_far()? - log;
             let alone = site.bundle_alone(&plan).await?;
-            let by_hand = site.by_hand()?;
+            let by_hand = site.by_hand().await?;
             // The first launch exports the image.
             if round > 0 {
                 launched.push(took);
@@ -243,7 +244,7 @@ impl Site {
     }
 
     /// The same machine by smolvm alone, on the same image: time to its first output.
-    fn by_hand(&self) -> anyhow::Result<Duration> {
+    async fn by_hand(&self) -> anyhow::Result<Duration> {
         let images = self.settings.cache.join("images");
         let image = std::fs::read_dir(&images)
             .with_context(|| format!("expected the exported image in {}", images.display()))?
@@ -254,13 +255,18 @@ impl Site {
         let size = ["--cpus", "1", "--mem", &memory];
         for attempt in 1..=TRIES {
             let begun = Instant::now();
-            self.plain(&[&["create", "--name", "plain", "--image", &image], &size[..]].concat())?;
-            let said = self
-                .plain(&["start", "--name", "plain"])
+            self.plain(&[&["create", "--name", "plain", "--image", &image], &size[..]].concat())
+                .await?;
+            let said = match self.plain(&["start", "--name", "plain"]).await {
                 // Options first: what follows the dashes is the command.
-                .and_then(|_| self.plain(&["exec", "--name", "plain", "--", "/bin/busybox", "echo", "first"]));
+                Ok(_) => {
+                    self.plain(&["exec", "--name", "plain", "--", "/bin/busybox", "echo", "first"])
+                        .await
+                }
+                Err(error) => Err(error),
+            };
             let took = begun.elapsed();
-            self.plain(&["delete", "--name", "plain", "-f"])?;
+            self.plain(&["delete", "--name", "plain", "-f"]).await?;
             match said {
                 Ok(said) if said.starts_with(b"first") => return Ok(took),
                 Ok(said) => bail!(
@@ -274,7 +280,7 @@ impl Site {
     }
 
     /// A call of smolvm with machines of its own; its standard output.
-    fn plain(&self, words: &[&str]) -> anyhow::Result<Vec<u8>> {
+    async fn plain(&self, words: &[&str]) -> anyhow::Result<Vec<u8>> {
         let (options, command) = match words.iter().position(|word| *word == "--") {
             Some(at) => words.split_at(at),
             None => (words, &[][..]),
@@ -295,10 +301,14 @@ impl Site {
             .stdout(stdout)
             .stderr(stderr)
             .spawn()?;
-        if options.starts_with(&["start"]) {
-            step_back(&mut child)?;
+        // As ours do: smolvm's own questions would else keep an emulated machine from ever coming up.
+        if let (["start", ..], Some(id)) = (options, child.id()) {
+            tokio::select! {
+                () = step_back(i32::try_from(id)?) => {}
+                _ = child.wait() => {}
+            }
         }
-        let status = child.wait()?;
+        let status = child.wait().await?;
         ensure!(
             status.success(),
             "smolvm machine {words:?}: {status}: {}",
@@ -312,32 +322,6 @@ impl Site {
         let log = std::fs::read_to_string(self.directory.path().join("calls"))?;
         Ok(log.lines().count())
     }
-}
-
-/// Puts a start behind its machine in the queue for the processor, as ours are: smolvm's own questions would else keep an emulated
-/// one from ever coming up.
-fn step_back(start: &mut Child) -> anyhow::Result<()> {
-    let id = start.id();
-    let children = format!("/proc/{id}/task/{id}/children");
-    loop {
-        if start.try_wait()?.is_some() {
-            return Ok(());
-        }
-        let ids = std::fs::read_to_string(&children)?;
-        let is_machine = |id: &str| {
-            std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|words| words.contains("_boot-vm"))
-        };
-        if ids.split_whitespace().any(is_machine) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let status = Command::new("renice")
-        .args(["-n", "19", "-p", &id.to_string()])
-        .stdout(Stdio::null())
-        .status()?;
-    ensure!(status.success(), "renice of smolvm's start: {status}");
-    Ok(())
 }
 
 fn on_path(name: &str) -> anyhow::Result<PathBuf> {

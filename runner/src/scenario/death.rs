@@ -10,7 +10,7 @@ use bottle_docker::Docker;
 use bottle_launch::{LaunchOptions, Secrets, Step, SweepScope, launch, sweep};
 use bottle_plan::{BackendKind, LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
@@ -37,8 +37,13 @@ const BETWEEN_STARTS: Duration = Duration::from_millis(700);
 /// What the launcher says when its bottle is up.
 const UP: &str = "up";
 
-/// `__launch`: launches a plan, says so, and closes it when standard input ends or a signal comes.
+/// `__launch`: launches a plan, says so, and closes it when standard input ends or a signal comes. Never outlives the suite that
+/// started it.
 pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
+    // A suite that is killed, or leaves at once, stops nobody; a launcher that stopped itself would stay for ever, its bottle with
+    // it, since no sweep touches a living owner's. prctl(2) refuses only what is no signal.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let failed = |source: std::io::Error| SuiteError::Path {
         path: args.plan.clone(),
         source,
@@ -61,12 +66,7 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
         .await
         .map_err(SuiteError::from)?;
     println!("{UP}");
-    let mut input = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    tokio::select! {
-        () = crate::interrupt::stopped(stop) => {}
-        () = async { while matches!(input.read(&mut ignored).await, Ok(1..)) {} } => {}
-    }
+    crate::interrupt::stopped(stop).await;
     let report = bottle.close().await;
     Ok(if report.is_clean() {
         ExitCode::Held
@@ -75,7 +75,7 @@ pub async fn launcher(args: &LaunchArgs) -> Result<ExitCode, CommandError> {
     })
 }
 
-/// Turns `true` at SIGINT, SIGTERM or SIGHUP.
+/// Turns `true` at SIGINT, SIGTERM or SIGHUP, and when standard input ends, as it does with the suite where no signal tells of that.
 fn signals() -> tokio::sync::watch::Receiver<bool> {
     use tokio::signal::unix::{SignalKind, signal};
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -88,6 +88,10 @@ fn signals() -> tokio::sync::watch::Receiver<bool> {
             });
         }
     }
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+        stop.send_replace(true);
+    });
     stopped
 }
 

@@ -305,15 +305,10 @@ async fn logs(id: &str) -> Result<Vec<u8>, String> {
         ..LogsOptions::default()
     };
     let engine = engine()?;
-    let mut lines = engine.logs(id, Some(options));
-    let mut bytes = Vec::new();
-    while let Some(line) = lines.try_next().await.map_err(|error| error.to_string())? {
-        bytes.extend_from_slice(&line.into_bytes());
-        if bytes.len() > LIMIT {
-            break;
-        }
-    }
-    Ok(bytes)
+    let lines = engine
+        .logs(id, Some(options))
+        .map_ok(bollard::container::LogOutput::into_bytes);
+    collect(Box::pin(lines)).await
 }
 
 async fn both_logs(bottle: &Bottle) -> Result<Vec<(String, Vec<u8>)>, String> {
