@@ -11,8 +11,9 @@ use crate::lane::{self, Extra};
 use crate::process::{root, target};
 use crate::{build, engine};
 
-/// Longest time for all of it, in seconds, the lane's boot not counted.
-const LIMIT: u64 = 3000;
+/// Longest time for all of it, in seconds, the lane's boot not counted. What CI asks for takes some 2000 on a quiet machine of two
+/// processors, and half as much again on a slow one beside a compiler.
+const LIMIT: u64 = 3800;
 
 #[derive(clap::Args)]
 pub struct Arguments {
