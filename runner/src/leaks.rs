@@ -160,9 +160,15 @@ async fn world(
     token: &Nonce,
 ) -> Result<LeakyWorld, SuiteError> {
     let ground = lab.leaky().await?;
-    let private = match leak {
-        Leak::DnsFwd | Leak::SideAdm => Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?),
-        _ => None,
+    let needs_private = match leak {
+        Leak::DnsFwd | Leak::SideAdm => true,
+        Leak::Relay => plan.backend == BackendKind::Smolmachines,
+        _ => false,
+    };
+    let private = if needs_private {
+        Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?)
+    } else {
+        None
     };
     let (private_network, private_subnet) = private.unwrap_or_default();
     let peer_network = peer.and_then(|peer| peer.inner()).map(|(name, _)| name.clone());

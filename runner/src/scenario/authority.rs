@@ -6,7 +6,7 @@ use base64::Engine as _;
 use bottle_backend::Role;
 use probe_spec::{Action, AuthorityCheck, CERTIFICATE_LINE, Nonce, Step, Vantage, world};
 
-use super::certificates::{Shown, problems};
+use super::certificates::{Shown, issuer, problems};
 use super::secrets::archive;
 use super::{Observation, attempt_in, launch_like};
 use crate::batch::Target;
@@ -34,13 +34,7 @@ pub async fn perform(
     };
     if check == AuthorityCheck::DifferentPerBottle {
         let other = launch_like(target, cell).await?;
-        match certificate(&other).await {
-            Ok(theirs) if theirs == own => {
-                observed.findings.push("two bottles have the same authority".to_owned());
-            }
-            Ok(_) => observed.note("two bottles have different authorities"),
-            Err(problem) => observed = Observation::not_issued(problem),
-        }
+        compare([target.fixture, &other], &own, nonce, &mut observed).await;
         for left in other.close(target.lab).await {
             observed.note(left);
         }
@@ -53,31 +47,61 @@ pub async fn perform(
     Ok(observed)
 }
 
+/// Whether two bottles have one authority: the one that their guests are given, or the one that signs what they are shown.
+/// `given` is the first one's.
+async fn compare(both: [&Fixture; 2], given: &str, nonce: &Nonce, observed: &mut Observation) {
+    match certificate(both[1]).await {
+        Ok(theirs) if theirs == given => observed
+            .findings
+            .push("two bottles are given the same authority".to_owned()),
+        Ok(_) => observed.note("two bottles are given different authorities"),
+        Err(problem) => observed.fails(problem),
+    }
+    let mut signers = Vec::new();
+    for fixture in both {
+        match shown(fixture, nonce, observed).await.and_then(|leaf| issuer(&leaf)) {
+            Ok(signer) => signers.push(signer),
+            Err(problem) => observed.fails(problem),
+        }
+    }
+    if let [first, second] = &signers[..] {
+        if first == second {
+            observed
+                .findings
+                .push(format!("two bottles are shown leaves of one authority: {first}"));
+        } else {
+            observed.note(format!("two bottles are shown leaves of {first} and {second}"));
+        }
+    }
+}
+
 /// Has the guest be shown a leaf, and looks at it and at the authority.
 async fn judge(target: &Target<'_>, check: AuthorityCheck, nonce: &Nonce, trusted: &str, observed: &mut Observation) {
-    let answer = attempt_in(target.fixture, nonce, handshake()).await;
-    let leaf = answer.attempt.as_ref().and_then(|attempt| leaf(&attempt.trace));
-    observed.take(answer);
-    let found = match &leaf {
-        None => Err("the guest was shown no certificate".to_owned()),
-        Some(leaf) => problems(
+    let leaf = shown(target.fixture, nonce, observed).await;
+    let found = leaf.and_then(|leaf| {
+        problems(
             check,
             &Shown {
                 trusted,
-                leaf,
+                leaf: &leaf,
                 host: world::ALLOWED,
                 slug: target.fixture.bottle.slug(),
                 now: time::OffsetDateTime::now_utc().unix_timestamp(),
             },
-        ),
-    };
+        )
+    });
     match found {
         Ok(found) => observed.findings.extend(found),
-        Err(problem) => {
-            observed.issued = false;
-            observed.note(problem);
-        }
+        Err(problem) => observed.fails(problem),
     }
+}
+
+/// The leaf that a guest is shown for an allowed host.
+async fn shown(fixture: &Fixture, nonce: &Nonce, observed: &mut Observation) -> Result<Vec<u8>, String> {
+    let answer = attempt_in(fixture, nonce, handshake()).await;
+    let leaf = answer.attempt.as_ref().and_then(|attempt| leaf(&attempt.trace));
+    observed.take(answer);
+    leaf.ok_or_else(|| "the guest was shown no certificate".to_owned())
 }
 
 /// A handshake with an allowed host, whose nonce goes nowhere but into the proxy's record.

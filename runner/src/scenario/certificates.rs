@@ -45,6 +45,15 @@ pub fn problems(check: AuthorityCheck, shown: &Shown<'_>) -> Result<Vec<String>,
     })
 }
 
+/// Who a leaf says has signed it.
+///
+/// # Errors
+/// What cannot be read as a certificate.
+pub fn issuer(leaf: &[u8]) -> Result<String, String> {
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| format!("the leaf: {error}"))?;
+    Ok(leaf.issuer().to_string())
+}
+
 /// The complaints that apply.
 fn complaints<const N: usize>(all: [(bool, &str); N]) -> Vec<String> {
     let applying = all.into_iter().filter(|(applies, _)| *applies);
@@ -230,6 +239,14 @@ mod tests {
     fn only_pathlen_zero_is_right(#[case] constraints: BasicConstraints) {
         let found = complaining(|authority, _, _| authority.is_ca = IsCa::Ca(constraints));
         assert_eq!(found, [AuthorityCheck::SignsLeavesOnly]);
+    }
+
+    #[test]
+    fn a_leaf_says_who_signed_it() {
+        let key = KeyPair::generate().unwrap();
+        let signed = leaf().signed_by(&key, &Issuer::new(authority(), &key)).unwrap();
+        assert_eq!(issuer(signed.der()).unwrap(), "CN=bottle dev-1");
+        assert!(issuer(b"no certificate").unwrap_err().contains("the leaf"));
     }
 
     #[test]

@@ -78,6 +78,12 @@ impl Observation {
         self.trace.push(line.into());
     }
 
+    /// The attempt was not made, for this reason.
+    fn fails(&mut self, problem: String) {
+        self.issued = false;
+        self.note(problem);
+    }
+
     /// Takes over what an agent reported.
     pub fn take(&mut self, answer: Answer) {
         self.issued &= answer.attempt.as_ref().is_some_and(|attempt| attempt.issued);

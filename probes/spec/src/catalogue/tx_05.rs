@@ -10,7 +10,7 @@ pub const PROBE: Probe = Probe {
     requirement: "The private key of a bottle's certificate authority MUST NOT leave its bundle, every bottle MUST have its own, and its certificates MUST be good for nothing but interception in that bottle.",
     why: "With the key a guest could impersonate any host to every program that trusts the certificate, in its own bottle and, were it shared, in others.",
     source: "Seen in: leash CA split, gondolin mitm, iron-proxy generate_ca.",
-    does: "Searches all files and shared directories of the guest for a private key, and compares the certificates that two bottles are given. Judges the certificate that a guest is given and the leaf that it is shown: what they may sign, for which name, how long, for what use, and that the guest trusts no other.",
+    does: "Searches all files and shared directories of the guest for a private key, and compares the certificates that two bottles are given, and who signs what they are shown. Judges the certificate that a guest is given and the leaf that it is shown: what they may sign, for which name, how long, for what use, and that the guest trusts no other.",
     on_breach: "Keep the key in the bundle's memory. Where it was published, make the bottle anew: its authority with it. Mint authorities with pathlen 0, and leaves for one name, a few days and TLS servers.",
     priority: Priority::P0,
     tags: &["token", "certificate"],
