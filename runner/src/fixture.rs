@@ -58,6 +58,8 @@ pub struct Fixture {
     backend: Arc<dyn Backend>,
     control: OnceCell<String>,
     listener: Option<String>,
+    /// Container in whose network namespace a known-leaky machine connects.
+    member: Option<String>,
 }
 
 /// The plan of a bottle of the suite's manifest.
@@ -156,8 +158,8 @@ async fn launch_with(lab: &Lab, planned: Planned, mut options: LaunchOptions) ->
     let name = if kind == Kind::Peer { PEER_TOKEN_ENV } else { TOKEN_ENV };
     secrets.insert(name, token.to_string());
     options.cancel = Some(lab.stop.clone());
-    let made_by = if removed.machine.is_nothing() {
-        lab.guests_of(kind).clone()
+    let (made_by, member) = if removed.machine.is_nothing() {
+        (lab.guests_of(kind).clone(), None)
     } else {
         lab.loose_machines(&removed.machine).await?
     };
@@ -198,6 +200,7 @@ async fn launch_with(lab: &Lab, planned: Planned, mut options: LaunchOptions) ->
         backend: made_by,
         control: OnceCell::new(),
         listener: None,
+        member,
     })
 }
 
@@ -291,20 +294,22 @@ impl Fixture {
     /// Removes it from the engine before the lab does. What could not be removed.
     pub async fn close(&self, lab: &Lab) -> Vec<String> {
         let mut left = Vec::new();
-        if let (Some(control), true) = (self.control.get(), self.inner().is_some())
-            && let Err(error) = lab.remove_container(control).await
-        {
-            left.push(error.to_string());
-        }
-        if let Some(listener) = &self.listener
-            && let Err(error) = lab.remove_container(listener).await
-        {
-            left.push(error.to_string());
+        let control = self.control.get().filter(|_| self.inner().is_some());
+        for container in [control, self.listener.as_ref()].into_iter().flatten() {
+            left.extend(
+                lab.remove_container(container)
+                    .await
+                    .err()
+                    .map(|error| error.to_string()),
+            );
         }
         let begun = std::time::Instant::now();
         let report = self.bottle.close().await;
         tracing::debug!(slug = self.bottle.slug(), took = ?begun.elapsed(), "closed");
         left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
+        if let Some(member) = &self.member {
+            left.extend(lab.remove_container(member).await.err().map(|error| error.to_string()));
+        }
         left
     }
 

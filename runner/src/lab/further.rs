@@ -79,7 +79,7 @@ impl Lab {
     }
 
     /// Starts one more control guest on a network of a bottle; its id. It is removed with the lab, or by
-    /// [`remove_control`](Self::remove_control) before the network is.
+    /// [`remove_container`](Self::remove_container) before the network is.
     pub async fn control_on(&self, network: &str) -> Result<String, SuiteError> {
         let attachment = Attachment {
             network: network.to_owned(),

@@ -209,11 +209,15 @@ impl Lab {
         }
     }
 
-    /// What makes a machine from which this was removed, kept apart from the others.
-    pub async fn loose_machines(&self, removed: &MachineRemoved) -> Result<Arc<dyn Backend>, SuiteError> {
+    /// What makes a machine from which this was removed, kept apart from the others, and the container in whose network
+    /// namespace it connects, if there is one: that holds networks of bottles, and goes when the machine has gone.
+    pub async fn loose_machines(
+        &self,
+        removed: &MachineRemoved,
+    ) -> Result<(Arc<dyn Backend>, Option<String>), SuiteError> {
         let failed = |error| SuiteError::engine("making a smolvm that leaves a control out")(error);
         let Some(images) = self.images_of_machines.clone() else {
-            return Ok(self.backend.clone());
+            return Ok((self.backend.clone(), None));
         };
         let member = match &removed.network {
             None => None,
@@ -243,7 +247,7 @@ impl Lab {
         let machines = Smolvm::open(self.engine.clone(), images, &settings)
             .await
             .map_err(failed)?;
-        Ok(Arc::new(machines))
+        Ok((Arc::new(machines), member.and_then(|member| member.container)))
     }
 
     /// Where agents are started in a control guest.
