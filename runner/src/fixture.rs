@@ -307,10 +307,14 @@ impl Fixture {
         let report = self.bottle.close().await;
         tracing::debug!(slug = self.bottle.slug(), took = ?begun.elapsed(), "closed");
         left.extend(report.errors().map(|(step, problem)| format!("{step}: {problem}")));
-        if let Some(member) = &self.member {
-            left.extend(lab.remove_container(member).await.err().map(|error| error.to_string()));
-        }
+        left.extend(self.disconnect(lab).await);
         left
+    }
+
+    /// Removes what a known-leaky machine connected through, once it has gone; what stays.
+    pub async fn disconnect(&self, lab: &Lab) -> Option<String> {
+        let member = self.member.as_ref()?;
+        lab.remove_container(member).await.err().map(|error| error.to_string())
     }
 
     /// Every key of the world for cases in this bottle.

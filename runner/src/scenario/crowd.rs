@@ -73,6 +73,7 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, nonce: &Nonce) -> Res
     let closed = join_all(crowd.iter().map(|one| lifecycle::close(&*lab.backend, &one.fixture))).await;
     for (one, problems) in crowd.iter().zip(closed) {
         observed.findings.extend(problems?);
+        observed.trace.extend(one.fixture.disconnect(lab).await);
         let left = death::by_label(&*lab.backend, one.fixture.bottle.slug()).await?;
         let left = left
             .into_iter()
