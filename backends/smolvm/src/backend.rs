@@ -48,7 +48,7 @@ impl Backend for Smolvm {
                 let found = image::on_disk(reference)?;
                 return Ok(found.map(|found| match found {
                     OnDisk::Directory(image) => image.directory.display().to_string(),
-                    OnDisk::Archive(archive) => archive.id,
+                    OnDisk::File(file) => file.id().to_owned(),
                 }));
             }
             self.inner.find_image(reference).await
@@ -332,9 +332,9 @@ impl Smolvm {
         if is_path(&plan.image) {
             return match image::on_disk(&plan.image)?.ok_or_else(missing)? {
                 OnDisk::Directory(image) => Ok(image),
-                OnDisk::Archive(archive) => {
+                OnDisk::File(file) => {
                     self.site.make_cache()?;
-                    self.cache.take_archive(archive, &used).await
+                    self.cache.take_file(file, &used).await
                 }
             };
         }

@@ -4,7 +4,7 @@
 //! command that is confined. So it becomes a directory of the cache, as an engine's image does. Its id is the digest of its
 //! configuration, which has the digests of its layers: both are computed here, so that a file cannot pass for another image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use bottle_backend::BackendError;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::Settings;
 use super::unpack::Unpacker;
+use super::{Packaged, Settings, environment};
 use crate::program::refused;
 
 /// More entries than this are no archive of an image: one has a few for each of its layers.
@@ -29,9 +29,9 @@ const COMPRESSED: [&[u8]; 3] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], &[0xfd
 pub(crate) struct Archive {
     path: PathBuf,
     /// `sha256:DIGEST`, as an engine has it.
-    pub(crate) id: String,
+    id: String,
     /// What it says about its programs.
-    pub(crate) settings: Settings,
+    settings: Settings,
     /// From the lowest on.
     layers: Vec<Layer>,
 }
@@ -81,40 +81,38 @@ impl Archive {
     pub(crate) fn open(path: &Path) -> Result<Self, BackendError> {
         read(path).map_err(|problem| {
             let what = format!(
-                "{problem}; expected the archive of one image as `docker save IMAGE` writes it, or a directory with its files"
+                "{problem}; expected the archive of one image as `docker save IMAGE` writes it, the `.smolmachine` file of `smolvm pack \
+                 create`, or a directory with an image's files"
             );
             refused(format!("read the image {}", path.display()), what)
         })
     }
+}
 
-    /// Unpacks its layers, one over the other, into a fresh directory. What is in the directory then is the image only when
-    /// this succeeds.
-    pub(crate) fn unpack(&self, directory: &Path) -> Result<(), BackendError> {
+impl Packaged for Archive {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn unpack(&self, directory: &Path) -> Result<(), BackendError> {
         let call = format!("unpack the image {}", self.path.display());
-        let mut file = File::open(&self.path).map_err(|error| refused(&*call, error.to_string()))?;
+        let failed = |problem: String| refused(&*call, problem);
+        let mut file = File::open(&self.path).map_err(|error| failed(error.to_string()))?;
         let mut unpacker = Unpacker::new(directory);
         for layer in &self.layers {
-            let failed = |problem: String| refused(&*call, problem);
             let content = layer
                 .place
                 .content(&mut file)
                 .map_err(|error| failed(error.to_string()))?;
-            let mut content = Hashed {
-                from: BufReader::new(content),
-                digest: Sha256::new(),
-            };
-            let unpacked = unpacker.layer(&mut content);
-            // To its end, which a reader of archives leaves out.
-            let rest = io::copy(&mut content, &mut io::sink());
-            let found = format!("sha256:{:x}", content.digest.finalize());
-            // Damage first: what it made of the archive is no news.
-            if rest.is_ok() && found != layer.digest {
-                return Err(failed(format!("expected a layer {}, found {found}", layer.digest)));
-            }
-            unpacked.map_err(|error| failed(error.to_string()))?;
-            rest.map_err(|error| failed(error.to_string()))?;
+            unpacker
+                .checked_layer(BufReader::new(content), &layer.digest)
+                .map_err(failed)?;
         }
-        unpacker.finish().map_err(|error| refused(&*call, error.to_string()))
+        unpacker.finish().map_err(|error| failed(error.to_string()))
     }
 }
 
@@ -168,15 +166,11 @@ fn read(path: &Path) -> Result<Archive, String> {
     }
     let programs = config.config.unwrap_or_default();
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let env = programs.env.unwrap_or_default().into_iter().map(|line| {
-        let (name, value) = line.split_once('=').unwrap_or((&line, ""));
-        (name.to_owned(), value.to_owned())
-    });
     Ok(Archive {
         path: path.to_owned(),
         id,
         settings: Settings {
-            env: env.collect::<BTreeMap<_, _>>(),
+            env: environment(programs.env.unwrap_or_default()),
             user: filled(programs.user),
             workdir: filled(programs.working_dir),
         },
@@ -218,20 +212,6 @@ impl Place {
     }
 }
 
-/// Computes the digest of what is read.
-struct Hashed<R> {
-    from: R,
-    digest: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.digest.update(&buffer[..count]);
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 #[path = "archive_tests.rs"]
-mod tests;
+pub(super) mod tests;

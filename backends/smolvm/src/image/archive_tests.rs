@@ -8,9 +8,9 @@ use tar::EntryType::{Directory, Regular, Symlink};
 use super::*;
 
 /// (path, kind, mode, content or target)
-type Entries<'a> = &'a [(&'a str, tar::EntryType, u32, &'a str)];
+pub(crate) type Entries<'a> = &'a [(&'a str, tar::EntryType, u32, &'a str)];
 
-fn tarred(entries: Entries<'_>) -> Vec<u8> {
+pub(crate) fn tarred(entries: Entries<'_>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, kind, mode, content) in entries {
         let mut header = tar::Header::new_gnu();
@@ -32,7 +32,7 @@ fn tarred(entries: Entries<'_>) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 

@@ -10,7 +10,7 @@ use bottle_backend::{BackendError, Labels};
 use tokio::sync::mpsc;
 
 use super::unpack::{PieceReader, unpack};
-use super::{Archive, Image, Settings, Source};
+use super::{Image, Packaged, Settings, Source};
 use crate::program::{refused, unexpected};
 
 /// An image that was not used for this long goes, unless a machine has it.
@@ -46,12 +46,12 @@ impl Cache {
             .await
     }
 
-    /// The image of an archive, unpacked when it is not there.
-    pub(crate) async fn take_archive(&self, archive: Archive, used: &[PathBuf]) -> Result<Image, BackendError> {
-        let id = archive.id.clone();
+    /// The image in a file, unpacked when it is not there.
+    pub(crate) async fn take_file(&self, file: Box<dyn Packaged>, used: &[PathBuf]) -> Result<Image, BackendError> {
+        let id = file.id().to_owned();
         let call = format!("unpack the image {id}");
         let unpack = |files: PathBuf| async move {
-            let unpacking = tokio::task::spawn_blocking(move || archive.unpack(&files).map(|()| archive.settings));
+            let unpacking = tokio::task::spawn_blocking(move || file.unpack(&files).map(|()| file.settings().clone()));
             let unpacked = unpacking.await.map_err(|error| unexpected(&*call, error.to_string()))?;
             unpacked.map_err(|error| self.failed(&call, &error))
         };

@@ -5,6 +5,7 @@
 
 mod archive;
 mod cache;
+mod pack;
 mod unpack;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::program::refused;
-pub(crate) use archive::Archive;
+use archive::Archive;
 pub(crate) use cache::Cache;
+use pack::Pack;
 
 /// Pieces of an archive.
 pub type Pieces = mpsc::Sender<Result<Bytes, String>>;
@@ -76,12 +78,25 @@ pub(crate) struct Image {
     pub(crate) settings: Settings,
 }
 
+/// An image in a file.
+pub(crate) trait Packaged: Send {
+    /// `sha256:DIGEST`.
+    fn id(&self) -> &str;
+
+    /// What it says about its programs.
+    fn settings(&self) -> &Settings;
+
+    /// Unpacks its layers, one over the other, into a fresh directory. What is in the directory then is the image only when this
+    /// succeeds.
+    fn unpack(&self, directory: &Path) -> Result<(), BackendError>;
+}
+
 /// An image that is named by its path.
 pub(crate) enum OnDisk {
     /// A directory. Its files must be readable for the machine's user.
     Directory(Image),
-    /// An archive.
-    Archive(Archive),
+    /// A file.
+    File(Box<dyn Packaged>),
 }
 
 /// Looks at an image that is named by its path; `None` when it is not there.
@@ -92,19 +107,26 @@ pub(crate) fn on_disk(reference: &str) -> Result<Option<OnDisk>, BackendError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(call, error.to_string())),
     };
-    if path.extension().is_some_and(|extension| extension == "smolmachine") {
-        let problem = "it is a pack of smolvm, and smolvm starts what a pack brings along before anything could confine it; name \
-                       the image that it was made of, or a directory or an archive of it";
-        return Err(refused(call, problem));
-    }
     if path.is_file() {
-        return Archive::open(&path).map(OnDisk::Archive).map(Some);
+        return Ok(Some(OnDisk::File(match Pack::open(&path)? {
+            Some(pack) => Box::new(pack),
+            None => Box::new(Archive::open(&path)?),
+        })));
     }
     check_readable(&path).map_err(|problem| refused(call, problem))?;
     Ok(Some(OnDisk::Directory(Image {
         directory: path,
         settings: Settings::default(),
     })))
+}
+
+/// An environment of lines `NAME=VALUE`.
+fn environment(lines: Vec<String>) -> BTreeMap<String, String> {
+    let of = |line: String| {
+        let (name, value) = line.split_once('=').unwrap_or((&line, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    lines.into_iter().map(of).collect()
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {

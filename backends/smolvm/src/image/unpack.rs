@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::{Buf, Bytes};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 /// Reads the pieces of an archive, on a thread that may block.
@@ -38,6 +39,20 @@ impl Read for PieceReader {
         }
         let count = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Computes the digest of what is read.
+struct Hashed<R> {
+    from: R,
+    digest: Sha256,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.digest.update(&buffer[..count]);
         Ok(count)
     }
 }
@@ -104,9 +119,24 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Unpacks a layer of an image over those below it.
-    pub(super) fn layer(&mut self, archive: impl Read) -> Result<(), UnpackError> {
-        self.entries(archive, Some(HashSet::new()))
+    /// Unpacks a layer of an image over those below it; `digest` is `sha256:DIGEST` of its bytes. What is in the directory is
+    /// the image only when this succeeds.
+    pub(super) fn checked_layer(&mut self, archive: impl Read, digest: &str) -> Result<(), String> {
+        let mut archive = Hashed {
+            from: archive,
+            digest: Sha256::new(),
+        };
+        let unpacked = self.entries(&mut archive, Some(HashSet::new()));
+        // To its end, which a reader of archives leaves out.
+        let rest = io::copy(&mut archive, &mut io::sink());
+        let found = format!("sha256:{:x}", archive.digest.finalize());
+        // Damage first: what it made of the archive is no news.
+        if rest.is_ok() && found != digest {
+            return Err(format!("expected a layer {digest}, found {found}"));
+        }
+        unpacked.map_err(|error| error.to_string())?;
+        rest.map_err(|error| error.to_string())?;
+        Ok(())
     }
 
     /// Sets the modes of directories.

@@ -268,6 +268,28 @@ async fn a_copied_project_goes_in_and_comes_out_of_an_archives_machine() {
     assert_eq!(site.left(&slug).await, Vec::<String>::new());
 }
 
+/// The command is confined as in every machine, and nothing that the pack says is started.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_of_a_pack_is_a_machines() {
+    let Some(site) = Site::new("a pack as an image").await else {
+        return;
+    };
+    let script = "cat /packed && id -u && exec cat /proc/self/status";
+    let plan = site
+        .plan_of(&site.pack().await, "", Topology::Sealed, false, script)
+        .await;
+    let bottle = site.launch_plan(plan).await;
+    let slug = bottle.slug().to_owned();
+    let (out, err) = talk(bottle.guest_streams().unwrap(), b"").await;
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.starts_with("packed\n1000\n"), "{out}{err}");
+    assert!(out.contains("CapBnd:\t0000000000000000\n"), "{out}");
+    assert!(out.contains("NoNewPrivs:\t1\n"), "{out}");
+    assert_eq!(bottle.wait_guest().await, Ok(0));
+    close(bottle).await;
+    assert_eq!(site.left(&slug).await, Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_routed_machine_reaches_one_port_of_one_address() {
     let Some(site) = Site::with("a routed machine", |settings| settings.firewall = true).await else {

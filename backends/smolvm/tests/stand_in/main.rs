@@ -150,7 +150,7 @@ async fn a_launch_that_fails_is_undone(#[case] file: &str, #[case] content: &str
 
 #[rstest]
 #[case("image.tar", "no archive", "docker save")]
-#[case("image.smolmachine", "", "it is a pack of smolvm")]
+#[case("image.smolmachine", "no pack", "smolvm pack create")]
 #[tokio::test]
 async fn a_file_that_is_no_image_is_named(#[case] file: &str, #[case] content: &str, #[case] expected: &str) {
     let site = Site::new();
