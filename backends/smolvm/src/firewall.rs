@@ -38,7 +38,8 @@ pub(crate) fn table(machine: &str) -> String {
     machine.chars().map(plain).collect()
 }
 
-/// Lets a machine's user reach the proxy and nothing else.
+/// Lets a machine's user reach the proxy and nothing else. What else it connects to is refused at once: smolvm's gateway goes on
+/// trying for minutes where nothing answers, and after some thousand of such has no room for the machine's other connections.
 pub(crate) async fn install(table: &str, user: u32, proxy: SocketAddrV4) -> Result<(), BackendError> {
     let call = format!("narrow the ports of {table}");
     if !USERS.contains(&user) {
@@ -71,6 +72,7 @@ fn rules(table: &str, user: u32, proxy: SocketAddrV4) -> String {
         "table inet {table} {{}}\ndelete table inet {table}\ntable inet {table} {{\n  chain out {{\n    \
          type filter hook output priority 0; policy accept;\n    \
          meta skuid {user} ip daddr {} tcp dport {} accept\n    \
+         meta skuid {user} meta l4proto tcp counter reject with tcp reset\n    \
          meta skuid {user} counter drop\n  }}\n}}\n",
         proxy.ip(),
         proxy.port()
@@ -123,6 +125,7 @@ mod tests {
     fn the_rules_name_one_user_one_address_and_one_port() {
         let rules = rules("bottle_x_guest", 2_000_001, "10.213.4.2:8888".parse().unwrap());
         assert!(rules.contains("meta skuid 2000001 ip daddr 10.213.4.2 tcp dport 8888 accept"));
+        assert!(rules.contains("meta skuid 2000001 meta l4proto tcp counter reject with tcp reset"));
         assert!(rules.contains("meta skuid 2000001 counter drop"));
         assert_eq!(table("bottle-x-guest"), "bottle_x_guest");
     }
