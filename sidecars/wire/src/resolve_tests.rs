@@ -56,10 +56,20 @@ fn answer(question: &[u8], over_tcp: bool) -> Vec<Vec<u8>> {
     packets
 }
 
+/// Both protocols on one port: somebody may have the one that was free for the other.
+async fn bind() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+    panic!("expected a port of 127.0.0.1 that is free for UDP and TCP, found none of a hundred")
+}
+
 async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, tcp) = bind().await;
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();
     tokio::spawn(async move {
