@@ -27,7 +27,11 @@ const PARALLEL_HEAVY: usize = 4;
 const BATCH: usize = 128;
 /// Limit of one ordinary case, and of one heavy case, in milliseconds.
 const LIMIT_MS: u64 = 8_000;
+/// Time for a connection, in milliseconds: everything that may answer is near.
+pub const CONNECT_MS: u64 = 400;
 const LIMIT_HEAVY_MS: u64 = 90_000;
+/// Limit of a sweep of all ports, in milliseconds: a machine's gateway may need ten for each of them.
+const LIMIT_SWEEP_MS: u64 = 240_000;
 
 /// How a case may be attempted beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +75,7 @@ fn ordinary_limit_ms(action: &Action) -> u64 {
             pause_ms,
             action,
         } => (u64::from(*times) * (*pause_ms + 1_000) + ordinary_limit_ms(action)).min(120_000),
+        Action::Sweep { .. } => LIMIT_SWEEP_MS,
         other if weight(other) == Weight::Heavy => LIMIT_HEAVY_MS,
         _ => LIMIT_MS,
     }
@@ -235,6 +240,7 @@ impl Target<'_> {
                 nonce: fresh_nonce(),
                 ok: fresh_nonce(),
                 limit_ms: limit_ms(&action),
+                connect_ms: patient_ms(CONNECT_MS),
                 action,
             });
         }
@@ -257,7 +263,7 @@ impl Target<'_> {
             self.fixture.place(),
             &list,
             &fresh_nonce(),
-            limit.min(patient(Duration::from_secs(240))),
+            limit.min(patient(Duration::from_secs(300))),
         )
         .await;
         Ok((list.cases, run))

@@ -7,7 +7,7 @@ use bottle_backend::{Backend, Role};
 use bottle_launch::record::Record;
 use bottle_launch::{Bottle, LaunchOptions, Secrets, launch};
 use bottle_leaky::Removed;
-use bottle_plan::{HostFacts, Plan, PrepareOptions, Topology, prepare};
+use bottle_plan::{BackendKind, HostFacts, Plan, PrepareOptions, Topology, prepare};
 use bottle_policy::BundleEvent;
 use probe_spec::{DecisionSeen, Leak, Nonce, Vantage, world};
 use tokio::sync::OnceCell;
@@ -344,6 +344,10 @@ impl Fixture {
             Role::Guest => fixture.bottle.plan().guest.name.clone(),
             Role::Bundle => fixture.bottle.plan().bundle.name.clone(),
         };
+        let handshakes = match self.bottle.plan().backend {
+            BackendKind::Docker => "end-to-end",
+            BackendKind::Smolmachines => "gateway",
+        };
         let own = [
             ("host.lo4.tcp2", later.to_string()),
             ("host.address.inner", gateway.clone()),
@@ -362,6 +366,7 @@ impl Fixture {
             ("peer.token", peer.token.to_string()),
             ("token", self.token.to_string()),
             ("token.placeholder", bottle_plan::placeholder(TOKEN_ENV)),
+            ("handshakes", handshakes.to_owned()),
             ("marker", MARKER.to_owned()),
         ];
         keys.extend(own.map(|(key, value)| (key.to_owned(), value)));

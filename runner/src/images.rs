@@ -8,8 +8,8 @@ use crate::parts::Parts;
 
 /// Text that is planted in every guest, so that a search which finds nothing is known to work.
 pub const MARKER: &str = "bottle-marker-4cf1a6d07b";
-/// Where it lies in the image.
-pub const MARKER_FILES: [&str; 2] = ["/run/bottle-marker", "/bottle-marker"];
+/// Where it lies in the image: not below `/run`, which smolvm mounts anew in a machine.
+pub const MARKER_FILE: &str = "/bottle-marker";
 
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/false\nagent:x:10100:10100:agent:/home/agent:/bin/false\n";
 const GROUP: &[u8] = b"root:x:0:\nagent:x:10100:\n";
@@ -65,8 +65,7 @@ fn probe(parts: &Parts) -> Result<BuiltImage, SuiteError> {
         file("/setuid-probe", 0o4755, parts.probe),
         file("/etc/passwd", 0o644, PASSWD),
         file("/etc/group", 0o644, GROUP),
-        file(MARKER_FILES[0], 0o644, MARKER.as_bytes()),
-        file(MARKER_FILES[1], 0o644, MARKER.as_bytes()),
+        file(MARKER_FILE, 0o644, MARKER.as_bytes()),
         // A directory is made for each file's parents: mount points of a read-only root.
         file("/home/agent/.keep", 0o644, b""),
         file("/var/tmp/.keep", 0o644, b""),

@@ -8,6 +8,7 @@ use probe_spec::{Action, AgentCase, AgentEnd, AgentList, DnsTransport, Nonce, Pl
 
 use crate::agent::{AgentRun, Place, attempt};
 use crate::assemble::Proof;
+use crate::batch::CONNECT_MS;
 use crate::error::SuiteError;
 use crate::fixture::Fixture;
 use crate::images::MARKER;
@@ -166,6 +167,7 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
                     ok: fresh_nonce(),
                     action,
                     limit_ms: patient_ms(case_ms(*at)),
+                    connect_ms: patient_ms(CONNECT_MS),
                 };
                 Sent { at: *at, case }
             })

@@ -240,7 +240,7 @@ fn keeps_set_id(path: &Path, file: &mut File) -> Tried {
 fn on_file_of_others() -> Tried {
     use std::os::unix::fs::MetadataExt as _;
     let own = rustix::process::geteuid().as_raw();
-    for path in ["/run/bottle-marker", "/tmp", "/etc/hostname", "/etc", "/"] {
+    for path in ["/bottle-marker", "/tmp", "/etc/hostname", "/etc", "/"] {
         match fs::metadata(path) {
             Ok(metadata) if metadata.uid() != own => return fs::set_permissions(path, metadata.permissions()).into(),
             _ => {}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use probe_spec::{DeviceKind, ShareAttack};
+use rustix::event::PollFlags;
 use rustix::fs::XattrFlags;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -53,8 +54,8 @@ pub fn vsock(run: &Run, cid: u32, first: u32, last: u32) -> Done {
         let end = Instant::now() + run.within(PATIENCE);
         while !pending.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
-            let ready =
-                sweep::wait(&pending, left).map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
+            let ready = sweep::wait(&pending, PollFlags::OUT, left)
+                .map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
             if ready.is_empty() {
                 break;
             }

@@ -80,6 +80,8 @@ pub struct Run {
     pub words: Words,
     /// When the case is cut off.
     pub deadline: Instant,
+    /// When a connection that was not answered is given up.
+    pub connect_time: Duration,
 }
 
 impl Run {
@@ -167,6 +169,7 @@ pub mod tests {
             notes: Notes::default(),
             words: crate::template::tests::words(),
             deadline: Instant::now() + Duration::from_millis(limit_ms),
+            connect_time: Duration::from_millis(400),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Action `Sweep`: every port of a range, quickly.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,26 @@ const BATCH: u64 = 512;
 const PATIENCE: Duration = Duration::from_millis(400);
 const IMPATIENCE: Duration = Duration::from_millis(100);
 
-/// Connects to `first..=last`, sends to each port that accepts.
-pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], open_is_finding: bool) -> Done {
+/// Connects to `first..=last`, sends to each port that accepts. Of connections that a gateway completes (`handshakes`), only those
+/// on which something comes back show an open port.
+pub fn sweep(
+    run: &Run,
+    range: (&str, u16, u16),
+    send: &str,
+    declared: &[u16],
+    open_is_finding: bool,
+    handshakes: &str,
+) -> Done {
     let (to, first, last) = range;
+    let answered_only = match handshakes {
+        "end-to-end" => false,
+        "gateway" => open_is_finding,
+        other => {
+            return Err(NotIssued::Unfit(format!(
+                "expected `end-to-end` or `gateway`, found `{other}`"
+            )));
+        }
+    };
     let bytes = run.words.bytes(send)?;
     let to = run.words.text(to)?;
     let target = if to.contains(':') && !to.starts_with('[') {
@@ -48,6 +65,7 @@ pub fn sweep(run: &Run, range: (&str, u16, u16), send: &str, declared: &[u16], o
         bytes,
         tried: 0,
         open: Vec::new(),
+        held: answered_only.then(Vec::new),
         failed: BTreeMap::new(),
         patience: PATIENCE,
     };
@@ -82,6 +100,8 @@ struct Sweep<'a> {
     bytes: Vec<u8>,
     tried: usize,
     open: Vec<u16>,
+    /// Connections of the batch that may have been made by a gateway alone; `None` where there is none.
+    held: Option<Vec<(u16, Socket)>>,
     /// How often connecting failed, by error.
     failed: BTreeMap<String, u32>,
     patience: Duration,
@@ -99,7 +119,7 @@ impl Sweep<'_> {
             self.tried += 1;
             address.set_port(*port);
             match start(address) {
-                Ok((socket, true)) => self.accepted(*port, &socket),
+                Ok((socket, true)) => self.accepted(*port, socket),
                 Ok((socket, false)) => pending.push((*port, socket)),
                 // Out of descriptors is the agent's own trouble: the port was not tried.
                 Err(error)
@@ -119,7 +139,8 @@ impl Sweep<'_> {
         let end = Instant::now() + self.run.within(self.patience);
         while !pending.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
-            let ready = wait(&pending, left).map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
+            let ready = wait(&pending, PollFlags::OUT, left)
+                .map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
             if ready.is_empty() {
                 break;
             }
@@ -127,11 +148,13 @@ impl Sweep<'_> {
             for at in ready.into_iter().rev() {
                 let (port, socket) = pending.swap_remove(at);
                 match socket.take_error() {
-                    Ok(None) => self.accepted(port, &socket),
+                    Ok(None) => self.accepted(port, socket),
                     Ok(Some(error)) | Err(error) => self.failed(&error),
                 }
             }
         }
+        self.hear()
+            .map_err(|error| NotIssued::Agent(format!("poll: {}", errno(&error))))?;
         self.patience = if self.answered() == answered {
             IMPATIENCE
         } else {
@@ -149,7 +172,7 @@ impl Sweep<'_> {
         self.open.len() + refused as usize
     }
 
-    fn accepted(&mut self, port: u16, mut socket: &Socket) {
+    fn accepted(&mut self, port: u16, mut socket: Socket) {
         let ends = (socket.local_addr().ok(), socket.peer_addr().ok());
         let ends = (
             ends.0.and_then(|end| end.as_socket()),
@@ -160,10 +183,40 @@ impl Sweep<'_> {
             *self.failed.entry("met itself".to_owned()).or_default() += 1;
             return;
         }
-        self.open.push(port);
         // Whether it arrives is for the witness to say.
         let _ = socket.write_all(&self.bytes);
         let _ = socket.shutdown(std::net::Shutdown::Write);
+        match &mut self.held {
+            Some(held) => held.push((port, socket)),
+            None => self.open.push(port),
+        }
+    }
+
+    /// Waits for answers on the connections of this batch. The others are reset: a gateway would go on trying for them.
+    fn hear(&mut self) -> io::Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let mut held = std::mem::take(held);
+        let end = Instant::now() + self.run.within(self.run.connect_time / 4);
+        while !held.is_empty() {
+            let ready = wait(&held, PollFlags::IN, end.saturating_duration_since(Instant::now()))?;
+            if ready.is_empty() {
+                break;
+            }
+            for at in ready.into_iter().rev() {
+                let (port, mut socket) = held.swap_remove(at);
+                if matches!(socket.read(&mut [0]), Ok(1)) {
+                    self.open.push(port);
+                } else {
+                    *self.failed.entry("ended without an answer".to_owned()).or_default() += 1;
+                }
+            }
+        }
+        if !held.is_empty() {
+            *self.failed.entry("accepted without an answer".to_owned()).or_default() += held.len() as u32;
+        }
+        held.iter()
+            .for_each(|(_, socket)| drop(socket.set_linger(Some(Duration::ZERO))));
+        Ok(())
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -182,12 +235,9 @@ fn start(address: SocketAddr) -> io::Result<(Socket, bool)> {
     }
 }
 
-/// Indices of sockets that are decided, in order.
-pub fn wait<Port>(pending: &[(Port, Socket)], time: Duration) -> io::Result<Vec<usize>> {
-    let mut polled: Vec<PollFd<'_>> = pending
-        .iter()
-        .map(|(_, socket)| PollFd::new(socket, PollFlags::OUT))
-        .collect();
+/// Indices of sockets that are decided, in order: connected or refused (`OUT`), or with something to read or ended (`IN`).
+pub fn wait<Port>(pending: &[(Port, Socket)], flag: PollFlags, time: Duration) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<PollFd<'_>> = pending.iter().map(|(_, socket)| PollFd::new(socket, flag)).collect();
     let time = Timespec {
         tv_sec: time.as_secs() as i64,
         tv_nsec: time.subsec_nanos().into(),
@@ -208,7 +258,6 @@ pub fn wait<Port>(pending: &[(Port, Socket)], time: Duration) -> io::Result<Vec<
 mod tests {
     use super::*;
     use crate::notes::tests::run;
-    use std::io::Read as _;
     use std::net::TcpListener;
 
     #[test]
@@ -219,7 +268,15 @@ mod tests {
         let (declared_port, other_port) = (port(&declared), port(&other));
         let run = run(30_000);
         let begun = Instant::now();
-        sweep(&run, ("127.0.0.77", 1, 65535), "{nonce}", &[declared_port], true).expect("is issued");
+        sweep(
+            &run,
+            ("127.0.0.77", 1, 65535),
+            "{nonce}",
+            &[declared_port],
+            true,
+            "end-to-end",
+        )
+        .expect("is issued");
         assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
         let content = run.notes.content();
         assert_eq!(content.marker_found, Some(true));
@@ -245,15 +302,60 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.78:0").expect("binds");
         let port = listener.local_addr().expect("has an address").port();
         let run = run(5000);
-        sweep(&run, ("127.0.0.78", port, port), "x", &[], false).expect("is issued");
+        sweep(&run, ("127.0.0.78", port, port), "x", &[], false, "gateway").expect("is issued");
         let content = run.notes.content();
         assert!(content.findings.is_empty() && content.marker_found.is_none());
+    }
+
+    /// The kernel completes connections to a listener that nobody serves, as a gateway does.
+    #[test]
+    fn behind_a_gateway_only_an_answer_shows_an_open_port() {
+        let [silent, ending, declared, other] = [(); 4].map(|()| TcpListener::bind("127.0.0.80:0").expect("binds"));
+        let port = |listener: &TcpListener| listener.local_addr().expect("has an address").port();
+        let (ports, quiet) = ([&declared, &other].map(port), [&silent, &ending].map(port));
+        let serve = |listener: TcpListener, answer: &'static [u8]| {
+            std::thread::spawn(move || {
+                let mut stream = listener.accept().expect("accepts").0;
+                // The request is read: an end with something unread would be a reset.
+                let _ = stream.read_to_end(&mut Vec::new());
+                let _ = stream.write_all(answer);
+            })
+        };
+        let served = [
+            serve(ending, b""),
+            serve(declared, b"x"),
+            serve(other, b"HTTP/1.0 404\r\n"),
+        ];
+        let run = run(30_000);
+        sweep(&run, ("127.0.0.80", 1, 65535), "x", &[ports[0]], true, "gateway").expect("is issued");
+        let content = run.notes.content();
+        assert_eq!(content.marker_found, Some(true));
+        let of = |port: u16| format!("port {port} of 127.0.0.80 is open");
+        assert!(content.findings.contains(&of(ports[1])), "{:?}", content.findings);
+        assert!(
+            !quiet.iter().any(|port| content.findings.contains(&of(*port))),
+            "{:?}",
+            content.findings
+        );
+        assert!(
+            content.trace[1].contains("\"accepted without an answer\": "),
+            "{:?}",
+            content.trace
+        );
+        // Beside whatever else of this machine listens on all addresses.
+        assert!(
+            content.trace[1].contains("\"ended without an answer\": "),
+            "{:?}",
+            content.trace
+        );
+        served.into_iter().for_each(|one| one.join().expect("serves"));
+        drop(silent);
     }
 
     #[test]
     fn a_sweep_that_is_cut_off_tells_how_far_it_came() {
         let run = run(0);
-        let done = sweep(&run, ("127.0.0.79", 1, 65535), "x", &[], false);
+        let done = sweep(&run, ("127.0.0.79", 1, 65535), "x", &[], false, "end-to-end");
         assert!(matches!(done, Err(NotIssued::CutOff(_))), "{done:?}");
         let content = run.notes.content();
         assert_eq!(content.trace, ["0 ports of 65535 tried"]);

@@ -10,8 +10,6 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::notes::Run;
 
-/// Time to connect: black holes are common, and everything that may answer is near.
-const CONNECT_TIME: Duration = Duration::from_millis(400);
 /// Time to write: a peer that does not read is given up on.
 const WRITE_TIME: Duration = Duration::from_secs(2);
 
@@ -49,7 +47,7 @@ pub fn connect_tcp(run: &Run, to: SocketAddr, from: Option<IpAddr>) -> io::Resul
     if let Some(from) = from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    socket.connect_timeout(&to.into(), run.within(CONNECT_TIME))?;
+    socket.connect_timeout(&to.into(), run.within(run.connect_time))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(run.within(WRITE_TIME)))?;

@@ -83,7 +83,8 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         fields: Vec<(String, String)>,
     },
-    /// Connects to every port of a range and sends to each that accepts; the open ports are findings unless declared.
+    /// Connects to every port of a range and sends to each that accepts; the open ports are findings unless declared. Where a
+    /// gateway completes connections itself, only one that answers is open.
     Sweep {
         /// Address.
         to: String,
@@ -97,6 +98,8 @@ pub enum Action {
         declared: Vec<u16>,
         /// Whether open ports that are not declared are findings (on a sinkhole they are not: the witness sees the nonce).
         open_is_finding: bool,
+        /// Who completes connections: `end-to-end` or `gateway`.
+        handshakes: String,
     },
     /// Does several things in order; the case is issued when all of them are.
     Sequence {

@@ -142,8 +142,12 @@ pub const KEYS: &[(&str, &str)] = &[
         "what the guest has in its environment instead of the token",
     ),
     (
+        "handshakes",
+        "`end-to-end`, or `gateway` where smolvm's gateway completes a guest's connections before anybody has accepted them",
+    ),
+    (
         "marker",
-        "text that is planted in the guest's environment, in the file /run/bottle-marker and in the image",
+        "text that is planted in the guest's environment, and in the file /bottle-marker",
     ),
     (
         "witness.dns",

@@ -52,7 +52,7 @@ pub struct Lab {
     /// What makes the bottles under test; whatever else there is is made by the engine behind it.
     pub backend: Arc<dyn Backend>,
     /// The engine: it makes the neighbour.
-    engine: Arc<dyn Backend>,
+    pub engine: Arc<dyn Backend>,
     /// Where machines' images come from; `None` where there are no machines.
     images_of_machines: Option<Arc<dyn Source>>,
     /// What it is like.

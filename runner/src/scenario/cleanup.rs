@@ -140,7 +140,7 @@ impl Foreign {
     async fn make_objects(&mut self, lab: &Lab) {
         let container = create_container(&self.name, &lab.images.probe.reference, &lab.labels(ROLE)).await;
         let container = container.map(|id| self.objects.add(ResourceKind::Container, &self.name, &id));
-        let others = leftovers::make_objects(lab, &self.name, ROLE, &self.objects).await;
+        let others = leftovers::make_objects(&*lab.backend, lab, &self.name, ROLE, &self.objects).await;
         for (kind, outcome) in std::iter::once((ResourceKind::Container, container)).chain(others) {
             let problem = outcome.err();
             self.problems
@@ -171,7 +171,8 @@ impl Foreign {
                 return;
             }
         };
-        let is_gone = |made: &Resource| !there.iter().any(|one| (one.kind, &one.id) == (made.kind, &made.id));
+        // A volume is made by its name, and has an id of its own where a directory stands for it.
+        let is_gone = |made: &Resource| !there.iter().any(|one| (one.kind, &one.name) == (made.kind, &made.name));
         let gone = self.objects.resources().into_iter().filter(is_gone);
         let gone = gone.map(|made| format!("gone: {:?} {}", made.kind, made.name));
         observed.findings.extend(gone);

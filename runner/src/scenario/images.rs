@@ -9,7 +9,7 @@ use bottle_plan::{BackendKind, LABEL_SLUG};
 use probe_spec::Nonce;
 
 use super::secrets::engine;
-use crate::images::{MARKER, MARKER_FILES};
+use crate::images::{MARKER, MARKER_FILE};
 
 /// Ids of all images that bear a bottle's label, as one that is made of its containers does, or its name.
 pub async fn of_bottle(slug: &str) -> Result<Vec<String>, String> {
@@ -35,7 +35,7 @@ pub async fn keep(bottle: &Bottle, token: &Nonce) -> Result<String, String> {
             ..ImageSettings::default()
         };
         let file = ImageFile {
-            path: MARKER_FILES[1],
+            path: MARKER_FILE,
             mode: 0o644,
             bytes: MARKER.as_bytes(),
         };

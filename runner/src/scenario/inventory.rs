@@ -47,8 +47,13 @@ impl Marks {
         for role in [Role::Guest, Role::Bundle] {
             let seen = backend.observe(role, bottle.id(role)).await?;
             let Some(pid) = seen.pid else { continue };
-            interfaces.extend(host_ends(pid));
-            overlays.extend(overlay_of(pid));
+            // A machine is a process of the host: what such a one has, the host keeps.
+            if !shares(pid, "net") {
+                interfaces.extend(host_ends(pid));
+            }
+            if !shares(pid, "mnt") {
+                overlays.extend(overlay_of(pid));
+            }
         }
         let containers = vec![bottle.guest().id.clone(), bottle.bundle().id.clone()];
         Ok(Self {
@@ -231,6 +236,12 @@ impl Marks {
         }
         found
     }
+}
+
+/// Whether a process is in our own namespace of a kind.
+fn shares(pid: i32, kind: &str) -> bool {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
+    of("self").is_some_and(|own| of(&pid.to_string()) == Some(own))
 }
 
 /// The host's ends of a process's interfaces: those whose peer's index is one of the process's own.

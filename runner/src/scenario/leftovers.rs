@@ -57,7 +57,8 @@ impl Leftovers {
         let image = at("left.img");
         made.loop_device = made.keep(InventoryKind::LoopDevices, attach(&image));
         made.files.push(image);
-        for (kind, outcome) in make_objects(lab, &name("left"), "left", &made.objects).await {
+        // In the engine, where what bears no label is looked for.
+        for (kind, outcome) in make_objects(&*lab.engine, lab, &name("left"), "left", &made.objects).await {
             let kind = match kind {
                 ResourceKind::Volume => InventoryKind::UnlabelledVolumes,
                 _ => InventoryKind::UnlabelledNetworks,
@@ -93,7 +94,13 @@ impl Leftovers {
 }
 
 /// Makes a volume and a network of this name that no bottle uses, with the run's labels; what came of each.
-pub async fn make_objects(lab: &Lab, name: &str, role: &str, made: &Made) -> [(ResourceKind, Result<(), String>); 2] {
+pub async fn make_objects(
+    backend: &dyn Backend,
+    lab: &Lab,
+    name: &str,
+    role: &str,
+    made: &Made,
+) -> [(ResourceKind, Result<(), String>); 2] {
     let labels = lab.labels(role);
     let volume = VolumePlan {
         name: name.to_owned(),
@@ -109,8 +116,8 @@ pub async fn make_objects(lab: &Lab, name: &str, role: &str, made: &Made) -> [(R
         subnets: Vec::new(),
         ipv6: None,
     };
-    let volume = lab.backend.create_volume(&volume, &labels).await;
-    let network = lab.backend.create_network(&network, &labels).await;
+    let volume = backend.create_volume(&volume, &labels).await;
+    let network = backend.create_network(&network, &labels).await;
     [
         (ResourceKind::Volume, volume.map(|()| name.to_owned())),
         (ResourceKind::Network, network.map(|network| network.id)),

@@ -2,6 +2,7 @@
 
 use bollard::query_parameters::RenameContainerOptions;
 use bottle_backend::{ResourceKind, Role};
+use bottle_plan::BackendKind;
 use probe_spec::{Action, DecisionSeen, Nonce, Place as Search, ReturnCheck, RunnerCase, Vantage, world};
 
 use super::asking::{ask, ask_with};
@@ -120,7 +121,7 @@ fn check(case: &Member) -> Option<ReturnCheck> {
     }
 }
 
-/// Renames the former's containers, closes it, and looks for them.
+/// Renames the former's containers, closes it, and looks for what is left.
 async fn rename_and_close(
     lab: &Lab,
     former: &Fixture,
@@ -133,7 +134,12 @@ async fn rename_and_close(
         issued: true,
         ..Observation::default()
     };
-    for role in [Role::Guest, Role::Bundle] {
+    // smolvm has no command that gives a machine another name.
+    let roles = match former.bottle.plan().backend {
+        BackendKind::Docker => &[Role::Guest, Role::Bundle][..],
+        BackendKind::Smolmachines => &[Role::Bundle],
+    };
+    for &role in roles {
         if let Err(problem) = rename(former.bottle.id(role)).await {
             observed.issued = false;
             observed.note(format!("the {role:?} could not be renamed: {problem}"));

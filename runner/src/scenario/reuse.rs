@@ -1,7 +1,7 @@
 //! XB-06: what belongs to a former owner of an address.
 
 use bottle_backend::Role;
-use bottle_plan::{NetworkPlan, Plan};
+use bottle_plan::{BackendKind, NetworkPlan, Plan};
 use probe_spec::{Action, ReuseCheck, RunnerCase, Step, world};
 
 use super::asking::tunnel;
@@ -26,7 +26,6 @@ async fn inherit(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
     let (mut heirs, cases) = Together::begin(cell);
     let former = launch_plan(lab, leaks::plan(lab, Kind::Peer, cell.topology, leak, None).await?).await?;
     let inner = former.inner().map(|(_, subnet)| subnet.clone());
-    let address = former.inner_address(Role::Guest);
     let allowed = attempt_in(&former, &fresh_nonce(), tunnel(world::PEER_ROUTE)).await;
     let mut notes = vec![format!("the former owner's own request: {:?}", allowed.end)];
     notes.extend(former.close(lab).await);
@@ -44,10 +43,17 @@ async fn inherit(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suite
         }
     }
     let heir = launch_plan(lab, planned).await?;
-    let own = heir.inner_address(Role::Guest);
-    if is_gone && own != address {
+    // A machine has no address of the network; its bundle has.
+    let role = match heir.bottle.plan().backend {
+        BackendKind::Docker => Role::Guest,
+        BackendKind::Smolmachines => Role::Bundle,
+    };
+    let [own, formers] = [&heir, &former].map(|fixture| fixture.inner_address(role));
+    if is_gone && (own.is_none() || own != formers) {
         is_heir = false;
-        notes.push(format!("the heir has {own:?}, the former had {address:?}"));
+        notes.push(format!(
+            "the {role:?} of the heir has {own:?}, the former's had {formers:?}"
+        ));
     }
     let attacks = cases.iter().filter_map(|case| match case.what {
         RunnerCase::AddressReuse(check) => Some((case, case.nonce.clone(), attack(check, &former))),

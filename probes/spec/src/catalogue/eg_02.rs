@@ -25,6 +25,7 @@ fn cases() -> Vec<CaseSpec> {
         send: "{nonce}\r\n".to_owned(),
         declared: Vec::new(),
         open_is_finding: false,
+        handshakes: "${handshakes}".to_owned(),
     };
     vec![
         unseen("all-ports", sweep)

@@ -25,6 +25,7 @@ fn cases() -> Vec<CaseSpec> {
         send: "GET /{nonce} HTTP/1.0\r\n\r\n".to_owned(),
         declared,
         open_is_finding: true,
+        handshakes: "${handshakes}".to_owned(),
     };
     vec![
         unseen("own-side", sweep("${bundle.address}", 65_535, vec![8888]))

@@ -29,7 +29,7 @@ fn cases() -> Vec<CaseSpec> {
             ]
             .map(str::to_owned)
             .into(),
-            marker: "/run/bottle-marker".to_owned(),
+            marker: "/bottle-marker".to_owned(),
         },
     ]);
     vec![

@@ -42,7 +42,7 @@ fn cases() -> Vec<CaseSpec> {
                 paths: ["~", "/root", "/home/agent", "/home/bottle"]
                     .map(|home| format!("{home}/{path}"))
                     .into(),
-                marker: "/run/bottle-marker".to_owned(),
+                marker: "/bottle-marker".to_owned(),
             };
             unseen(name, action).alive(&[Vantage::Guest]).controls(&[Leak::File])
         })

@@ -32,6 +32,7 @@ fn cases() -> Vec<CaseSpec> {
         send: "{nonce}\r\n".to_owned(),
         declared: Vec::new(),
         open_is_finding: true,
+        handshakes: "${handshakes}".to_owned(),
     };
     [
         ("tcp", tcp(format!("${{peer.guest}}:{port}"))),
