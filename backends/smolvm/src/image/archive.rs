@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::unpack::Unpacker;
-use super::{Packaged, Settings, environment};
+use super::{Packaged, Settings};
 use crate::program::refused;
 
 /// More entries than this are no archive of an image: one has a few for each of its layers.
@@ -43,11 +43,11 @@ struct Layer {
     digest: String,
 }
 
-/// Where an entry's content lies in the file.
+/// Where a part lies in the file, in bytes.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    at: u64,
-    size: u64,
+pub(super) struct Place {
+    pub(super) at: u64,
+    pub(super) size: u64,
 }
 
 #[derive(Deserialize)]
@@ -165,15 +165,10 @@ fn read(path: &Path) -> Result<Archive, String> {
         layers.push(Layer { place, digest });
     }
     let programs = config.config.unwrap_or_default();
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(Archive {
         path: path.to_owned(),
         id,
-        settings: Settings {
-            env: environment(programs.env.unwrap_or_default()),
-            user: filled(programs.user),
-            workdir: filled(programs.working_dir),
-        },
+        settings: Settings::said(programs.env.unwrap_or_default(), programs.user, programs.working_dir),
         layers,
     })
 }
@@ -206,7 +201,7 @@ fn starts_compressed(file: &mut File, at: u64) -> io::Result<bool> {
 }
 
 impl Place {
-    fn content(self, file: &mut File) -> io::Result<io::Take<&mut File>> {
+    pub(super) fn content(self, file: &mut File) -> io::Result<io::Take<&mut File>> {
         file.seek(SeekFrom::Start(self.at))?;
         Ok(file.take(self.size))
     }

@@ -37,6 +37,22 @@ pub struct Settings {
     pub workdir: Option<String>,
 }
 
+impl Settings {
+    /// As images in files say it: an environment of lines `NAME=VALUE`, and empty texts for nothing.
+    fn said(env: Vec<String>, user: Option<String>, workdir: Option<String>) -> Self {
+        let of = |line: String| {
+            let (name, value) = line.split_once('=').unwrap_or((&line, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            env: env.into_iter().map(of).collect(),
+            user: filled(user),
+            workdir: filled(workdir),
+        }
+    }
+}
+
 /// Where images come from: the engine that bundles live in.
 pub trait Source: Send + Sync {
     /// What an image says about its programs.
@@ -118,15 +134,6 @@ pub(crate) fn on_disk(reference: &str) -> Result<Option<OnDisk>, BackendError> {
         directory: path,
         settings: Settings::default(),
     })))
-}
-
-/// An environment of lines `NAME=VALUE`.
-fn environment(lines: Vec<String>) -> BTreeMap<String, String> {
-    let of = |line: String| {
-        let (name, value) = line.split_once('=').unwrap_or((&line, ""));
-        (name.to_owned(), value.to_owned())
-    };
-    lines.into_iter().map(of).collect()
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {

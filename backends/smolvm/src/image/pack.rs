@@ -17,8 +17,9 @@ use ruzstd::decoding::StreamingDecoder;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::archive::Place;
 use super::unpack::Unpacker;
-use super::{Packaged, Settings, environment};
+use super::{Packaged, Settings};
 use crate::program::refused;
 
 const FOOTER: usize = 64;
@@ -39,12 +40,6 @@ pub(crate) struct Pack {
     assets: Place,
     /// From the lowest on.
     layers: Vec<Layer>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    at: u64,
-    size: u64,
 }
 
 #[derive(Deserialize)]
@@ -90,8 +85,7 @@ impl Pack {
     fn unpack_layer(&self, layer: &Layer, unpacker: &mut Unpacker<'_>) -> Result<(), String> {
         let said = |error: io::Error| error.to_string();
         let mut file = File::open(&self.path).map_err(said)?;
-        file.seek(SeekFrom::Start(self.assets.at)).map_err(said)?;
-        let compressed = BufReader::new(file.take(self.assets.size));
+        let compressed = BufReader::new(self.assets.content(&mut file).map_err(said)?);
         let assets =
             StreamingDecoder::new(compressed).map_err(|error| format!("its assets are not understood: {error}"))?;
         let mut assets = tar::Archive::new(assets);
@@ -165,8 +159,9 @@ fn read(path: &Path) -> Result<Option<Pack>, String> {
         return Err(format!("its manifest has more than {LONGEST} bytes"));
     }
     let mut text = Vec::new();
-    file.seek(SeekFrom::Start(manifest.at))
-        .and_then(|_| file.take(manifest.size).read_to_end(&mut text))
+    manifest
+        .content(&mut file)
+        .and_then(|mut content| content.read_to_end(&mut text))
         .map_err(said)?;
     let id = format!("sha256:{:x}", Sha256::digest(&text));
     let manifest: Manifest =
@@ -178,15 +173,10 @@ fn read(path: &Path) -> Result<Option<Pack>, String> {
     if layers.is_empty() || layers.len() > MOST_LAYERS {
         return Err(format!("it has {} layers", layers.len()));
     }
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(Some(Pack {
         path: path.to_owned(),
         id,
-        settings: Settings {
-            env: environment(manifest.env),
-            user: filled(manifest.user),
-            workdir: filled(manifest.workdir),
-        },
+        settings: Settings::said(manifest.env, manifest.user, manifest.workdir),
         assets,
         layers,
     }))
