@@ -3,10 +3,11 @@
 mod program;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{self, Child, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,7 @@ impl Guest {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("proxy.sock");
         serve(UnixListener::bind(&socket).unwrap());
-        // A free port, found by binding it: nobody else takes it in the moment between.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let forward = format!("{address}={}", socket.display());
         let mut command = program::command();
         command
@@ -66,6 +66,14 @@ impl Drop for Guest {
         );
         let _ = self.child.wait();
     }
+}
+
+/// An address to listen on that no other test has: one of this process, and a port below those that the kernel gives out. A port that
+/// was merely found free is given out again before the guest has bound it, and then two tests have one guest.
+fn free_address() -> SocketAddr {
+    static PORT: AtomicU16 = AtomicU16::new(10_000);
+    let [_, a, b, c] = process::id().to_be_bytes();
+    SocketAddr::new(Ipv4Addr::new(127, a, b, c).into(), PORT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn each(listener: UnixListener, serve: impl Fn(UnixStream) + Send + Sync + Clone + 'static) {
