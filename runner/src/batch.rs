@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bottle_backend::{patient, patient_ms};
+use bottle_backend::{patience, patient, patient_ms};
 use probe_spec::{Action, AgentCase, AgentList, Evidence, How, Nonce, Oracle, Place as Search, Vantage};
 
 use crate::agent::{AgentRun, attempt};
@@ -27,8 +27,6 @@ const PARALLEL_HEAVY: usize = 4;
 const BATCH: usize = 128;
 /// Limit of one ordinary case, and of one heavy case, in milliseconds.
 const LIMIT_MS: u64 = 8_000;
-/// Time for a connection, in milliseconds: everything that may answer is near.
-pub const CONNECT_MS: u64 = 400;
 const LIMIT_HEAVY_MS: u64 = 90_000;
 /// Limit of a sweep of all ports, in milliseconds: a machine's gateway may need ten for each of them.
 const LIMIT_SWEEP_MS: u64 = 240_000;
@@ -240,7 +238,7 @@ impl Target<'_> {
                 nonce: fresh_nonce(),
                 ok: fresh_nonce(),
                 limit_ms: limit_ms(&action),
-                connect_ms: patient_ms(CONNECT_MS),
+                patience: patience(),
                 action,
             });
         }

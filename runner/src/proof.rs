@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bottle_backend::{patient, patient_ms};
+use bottle_backend::{patience, patient, patient_ms};
 use probe_spec::{Action, AgentCase, AgentEnd, AgentList, DnsTransport, Nonce, Place as Search, Step, Vantage, world};
 
 use crate::agent::{AgentRun, Place, attempt};
 use crate::assemble::Proof;
-use crate::batch::CONNECT_MS;
 use crate::error::SuiteError;
 use crate::fixture::Fixture;
 use crate::images::MARKER;
@@ -167,7 +166,7 @@ fn cases(lab: &Lab, peer: &Fixture, wanted: &BTreeSet<Vantage>, from: From) -> V
                     ok: fresh_nonce(),
                     action,
                     limit_ms: patient_ms(case_ms(*at)),
-                    connect_ms: patient_ms(CONNECT_MS),
+                    patience: patience(),
                 };
                 Sent { at: *at, case }
             })

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use architecture::{Architecture, PartsError, choose};
-pub use patience::{patient, patient_ms};
+pub use patience::{patience, patient, patient_ms};
 
 /// A boxed future: the trait is used as `dyn Backend`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

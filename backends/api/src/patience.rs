@@ -12,15 +12,16 @@ const MOST: u32 = 100;
 
 /// A limit, as long as it is on this machine.
 pub fn patient(limit: Duration) -> Duration {
-    limit * factor()
+    limit * patience()
 }
 
 /// A limit in milliseconds, as long as it is on this machine.
 pub fn patient_ms(limit: u64) -> u64 {
-    limit * u64::from(factor())
+    limit * u64::from(patience())
 }
 
-fn factor() -> u32 {
+/// How much longer than on an ordinary machine; 1 on those.
+pub fn patience() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     *FACTOR.get_or_init(|| read(std::env::var(VARIABLE).ok().as_deref()))
 }

@@ -54,6 +54,7 @@ fn in_lane(emulate: bool, mut files: Vec<Extra>, command: Vec<String>) -> anyhow
         environment: Vec::new(),
         verbose: false,
         emulate,
+        name: None,
         no_build: true,
         command,
     })

@@ -65,7 +65,7 @@ pub fn read_response(run: &Run, stream: &mut dyn Stream, buffer: &mut Vec<u8>, a
     let mut source = Source {
         stream,
         buffer,
-        end: Instant::now() + run.within(RESPONSE_TIME),
+        end: Instant::now() + run.awaiting(RESPONSE_TIME),
     };
     loop {
         let head_end = source.find(b"\r\n\r\n", HEAD_BYTES)?;

@@ -79,7 +79,7 @@ pub fn attempt_one(case: &AgentCase) -> Attempt {
             ok: case.ok.clone(),
         },
         deadline: Instant::now() + limit,
-        connect_time: Duration::from_millis(case.connect_ms),
+        patience: case.patience,
     };
     let (send, receive) = mpsc::sync_channel::<Done>(1);
     let action = case.action.clone();

@@ -80,8 +80,8 @@ pub struct Run {
     pub words: Words,
     /// When the case is cut off.
     pub deadline: Instant,
-    /// When a connection that was not answered is given up.
-    pub connect_time: Duration,
+    /// How many times longer than usual what may come is awaited.
+    pub patience: u32,
 }
 
 impl Run {
@@ -91,6 +91,11 @@ impl Run {
             .saturating_duration_since(Instant::now())
             .min(wanted)
             .max(Duration::from_millis(1))
+    }
+
+    /// As long as `usual` takes on this machine, within the case's time.
+    pub fn awaiting(&self, usual: Duration) -> Duration {
+        self.within(usual * self.patience)
     }
 
     /// Whether the case's time is over.
@@ -169,8 +174,20 @@ pub mod tests {
             notes: Notes::default(),
             words: crate::template::tests::words(),
             deadline: Instant::now() + Duration::from_millis(limit_ms),
-            connect_time: Duration::from_millis(400),
+            patience: 1,
         }
+    }
+
+    #[test]
+    fn a_slow_machine_is_awaited_longer_and_never_beyond_the_case() {
+        let usual = Duration::from_millis(400);
+        assert_eq!(run(60_000).awaiting(usual), usual);
+        let slow = |limit_ms| Run {
+            patience: 5,
+            ..run(limit_ms)
+        };
+        assert_eq!(slow(60_000).awaiting(usual), usual * 5);
+        assert!(slow(1_000).awaiting(usual) <= Duration::from_secs(1));
     }
 
     #[test]

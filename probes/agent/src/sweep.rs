@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::notes::{Done, NotIssued, Run, errno};
 use crate::resolve;
+use crate::wire::CONNECT_TIME;
 
 /// Connections at a time, if the descriptor limit bears them.
 const BATCH: u64 = 512;
@@ -196,7 +197,7 @@ impl Sweep<'_> {
     fn hear(&mut self) -> io::Result<()> {
         let Some(held) = &mut self.held else { return Ok(()) };
         let mut held = std::mem::take(held);
-        let end = Instant::now() + self.run.within(self.run.connect_time / 4);
+        let end = Instant::now() + self.run.awaiting(CONNECT_TIME / 4);
         while !held.is_empty() {
             let ready = wait(&held, PollFlags::IN, end.saturating_duration_since(Instant::now()))?;
             if ready.is_empty() {
@@ -328,7 +329,7 @@ mod tests {
         ];
         let mut run = run(30_000);
         // A busy machine may be late to serve.
-        run.connect_time = Duration::from_secs(8);
+        run.patience = 20;
         sweep(&run, ("127.0.0.80", 1, 65535), "x", &[ports[0]], true, "gateway").expect("is issued");
         let content = run.notes.content();
         assert_eq!(content.marker_found, Some(true));

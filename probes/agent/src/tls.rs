@@ -81,7 +81,7 @@ fn handshake(
     }
     stream.flush()?;
     while client.is_handshaking() {
-        stream.set_read_timeout(run.within(HANDSHAKE_TIME))?;
+        stream.set_read_timeout(run.awaiting(HANDSHAKE_TIME))?;
         client.complete_io(&mut stream)?;
     }
     if let Some(certificate) = client.peer_certificates().and_then(<[_]>::first) {

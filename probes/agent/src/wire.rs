@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::notes::Run;
 
+/// Time for a connection: everything that may answer is near.
+pub const CONNECT_TIME: Duration = Duration::from_millis(400);
 /// Time to write: a peer that does not read is given up on.
 const WRITE_TIME: Duration = Duration::from_secs(2);
 
@@ -47,7 +49,7 @@ pub fn connect_tcp(run: &Run, to: SocketAddr, from: Option<IpAddr>) -> io::Resul
     if let Some(from) = from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    socket.connect_timeout(&to.into(), run.within(run.connect_time))?;
+    socket.connect_timeout(&to.into(), run.awaiting(CONNECT_TIME))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(run.within(WRITE_TIME)))?;
@@ -75,7 +77,7 @@ pub fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Reads what comes within `time`, at most `limit` bytes. An error only when it came before any byte.
+/// Reads what comes within `time` (longer where the machine is slower), at most `limit` bytes. An error only when it came before any byte.
 pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize) -> io::Result<Vec<u8>> {
     read_until(run, stream, time, limit, |_| false)
 }
@@ -88,7 +90,7 @@ pub fn read_until(
     limit: usize,
     is_enough: impl Fn(&[u8]) -> bool,
 ) -> io::Result<Vec<u8>> {
-    let end = std::time::Instant::now() + run.within(time);
+    let end = std::time::Instant::now() + run.awaiting(time);
     let mut got = Vec::new();
     let mut piece = [0u8; 4096];
     while got.len() < limit && !is_enough(&got) {

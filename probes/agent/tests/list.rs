@@ -31,7 +31,7 @@ fn case(at: usize, action: Action, limit_ms: u64) -> AgentCase {
         ok: nonce(2),
         action,
         limit_ms,
-        connect_ms: 400,
+        patience: 1,
     }
 }
 

@@ -106,6 +106,6 @@ pub struct AgentCase {
     pub action: crate::Action,
     /// Milliseconds after which the attempt is cut off (it is then not issued).
     pub limit_ms: u64,
-    /// Milliseconds after which a TCP connection that was not answered is given up: black holes are common.
-    pub connect_ms: u64,
+    /// How many times longer than usual a connection and an answer are awaited: black holes are common, and so are slow machines.
+    pub patience: u32,
 }

@@ -13,7 +13,7 @@ use super::search::contains;
 use super::{Observation, Seen, attempt_in, evidence, plan_like, secrets};
 use crate::agent::{AgentRun, attempt};
 use crate::assemble::Heard;
-use crate::batch::{CONNECT_MS, Target};
+use crate::batch::Target;
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, launch_attached, launch_plan};
 use crate::lab::Lab;
@@ -153,7 +153,7 @@ fn case(action: Action, nonce: &Nonce) -> AgentCase {
         action,
         limit_ms: u64::try_from(patient(LIMIT).as_millis()).unwrap_or(u64::MAX),
         // As short everywhere: of many attempts one is enough, and one that waits is one less.
-        connect_ms: CONNECT_MS,
+        patience: 1,
     }
 }
 

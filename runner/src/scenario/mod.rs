@@ -24,7 +24,7 @@ mod together;
 
 use std::time::{Duration, Instant};
 
-use bottle_backend::patient_ms;
+use bottle_backend::{patience, patient_ms};
 use probe_spec::{
     Action, AgentCase, AgentEnd, AgentList, Attempt, EVIDENCE_VERSION, Evidence, How, Liveness, Nonce, RunnerCase,
     StateCheck, Vantage,
@@ -36,7 +36,7 @@ pub use together::Together;
 
 use crate::agent::{Place, attempt};
 use crate::assemble::{Heard, Proof, expectation};
-use crate::batch::{CONNECT_MS, Target, limit_ms};
+use crate::batch::{Target, limit_ms};
 use crate::error::SuiteError;
 use crate::fixture::{Fixture, Kind, launch_plan};
 use crate::leaks::{self, Planned};
@@ -139,7 +139,7 @@ pub async fn attempt_at(place: Place<'_>, actions: Vec<(Nonce, Action)>) -> Vec<
             ok: fresh_nonce(),
             action,
             limit_ms,
-            connect_ms: patient_ms(CONNECT_MS),
+            patience: patience(),
         });
     }
     let asked = crate::proof::asked(&cases);

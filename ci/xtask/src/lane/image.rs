@@ -32,19 +32,26 @@ pub struct Image {
     pub initrd: PathBuf,
 }
 
-/// Makes sure that smolvm's package can be unpacked.
-pub fn ensure_unpacking() -> anyhow::Result<()> {
-    packages::ensure("smolvm", &[("/usr/bin/zstd", "zstd")])
+/// Makes sure that smolvm is in the cache; where.
+pub fn ensure_smolvm() -> anyhow::Result<PathBuf> {
+    packages::ensure("smolvm", &[("/usr/bin/zstd", "zstd")])?;
+    let (cache, _turn) = cache()?;
+    smolvm::ensure(&cache)
+}
+
+/// The cache, and the turn to fill it: another lane may be making the same parts.
+fn cache() -> anyhow::Result<(PathBuf, fs::File)> {
+    let cache = recipe::cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("could not make {}", cache.display()))?;
+    let turn = fs::File::create(cache.join("lock")).context("could not make the lock of the lane's cache")?;
+    turn.lock().context("could not lock the lane's cache")?;
+    Ok((cache, turn))
 }
 
 /// Makes sure that the parts are in the cache.
 pub fn ensure() -> anyhow::Result<Image> {
     packages::ensure("the lane", NEEDED)?;
-    let cache = recipe::cache()?;
-    fs::create_dir_all(&cache).with_context(|| format!("could not make {}", cache.display()))?;
-    // Another work tree's lane may be making the same parts.
-    let lock = fs::File::create(cache.join("lock")).context("could not make the lock of the lane's cache")?;
-    lock.lock().context("could not lock the lane's cache")?;
+    let (cache, _turn) = cache()?;
     let directory = cache.join(format!("disk-{}", recipe::disk_digest()));
     if !directory.join("disk.img").is_file() {
         make(&cache, &directory)?;

@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Takes the emulated machine where KVM works too.
     #[arg(long)]
     pub emulate: bool,
+    /// A lane beside others of this work tree; what it leaves is below target/lane-NAME.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Takes the programs as they were built last.
     #[arg(long)]
     pub no_build: bool,
@@ -86,11 +89,12 @@ pub fn lane(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         build::build()?.programs
     };
-    let directory = target().join("lane");
+    let name = arguments.name.iter().map(|name| format!("-{name}"));
+    let directory = target().join(format!("lane{}", name.collect::<String>()));
     fs::create_dir_all(&directory).with_context(|| format!("could not make {}", directory.display()))?;
     let lock = fs::File::create(directory.join("lock")).context("could not make the lane's lock")?;
     if lock.try_lock().is_err() {
-        say("another lane of this work tree is running; waiting for its end");
+        say("another lane of this work tree and name is running; waiting for its end");
         lock.lock().context("could not lock the lane")?;
     }
     machine::end_left(&directory.join("qemu.pid"))?;
@@ -121,10 +125,7 @@ fn tried_kvm(run: &Run<'_>) -> anyhow::Result<(Kvm, Option<PathBuf>)> {
     if let Some(why) = kvm::unusable() {
         return Ok((Kvm::Fails(why), None));
     }
-    let cache = recipe::cache()?;
-    fs::create_dir_all(&cache)?;
-    image::ensure_unpacking()?;
-    let smolvm = smolvm::ensure(&cache)?;
+    let smolvm = image::ensure_smolvm()?;
     let kvm = kvm::boot(&smolvm.join("smolvm"), &run.directory.join("kvm"))?;
     Ok((kvm, Some(smolvm)))
 }
