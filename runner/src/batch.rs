@@ -29,7 +29,7 @@ const BATCH: usize = 128;
 const LIMIT_MS: u64 = 8_000;
 const LIMIT_HEAVY_MS: u64 = 90_000;
 /// Limit of a sweep of all ports, in milliseconds: a machine's gateway may need ten for each of them.
-const LIMIT_SWEEP_MS: u64 = 240_000;
+const LIMIT_SWEEP_MS: u64 = 480_000;
 
 /// How a case may be attempted beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,7 +261,7 @@ impl Target<'_> {
             self.fixture.place(),
             &list,
             &fresh_nonce(),
-            limit.min(patient(Duration::from_secs(300))),
+            limit.min(patient(Duration::from_secs(540))),
         )
         .await;
         Ok((list.cases, run))

@@ -10,7 +10,7 @@ use bottle_docker::Docker;
 use bottle_launch::{LaunchOptions, Secrets, Step, SweepScope, launch, sweep};
 use bottle_plan::{BackendKind, LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
@@ -34,6 +34,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const STARTS: u32 = 3;
 /// Time between two of them.
 const BETWEEN_STARTS: Duration = Duration::from_millis(700);
+/// Bytes of what a launcher said that are read when it ended early.
+const LAST_WORDS: u64 = 4096;
 /// What the launcher says when its bottle is up.
 const UP: &str = "up";
 
@@ -129,9 +131,11 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     };
     drop(turn);
     if !there {
-        let _ = child.kill().await;
+        let words = last_words(&mut child).await;
         lifecycle::sweep_up(&*lab.backend, slug).await;
-        return Ok(Observation::not_issued("the launcher did not come so far"));
+        return Ok(Observation::not_issued(format!(
+            "the launcher did not come so far: {words}"
+        )));
     }
     let seen = by_label(&*lab.backend, slug).await?;
     let state = bottle_launch::state_path(&lab.state_dir(), slug);
@@ -267,7 +271,7 @@ pub(super) fn start(target: &Target<'_>, plan: &Plan, death: LauncherDeath) -> s
         .env(TOKEN_ENV, fresh_nonce().as_str())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
 }
@@ -279,6 +283,21 @@ pub(super) async fn wait_until_up(child: &mut Child) -> bool {
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(patient(LAUNCH_LIMIT), lines.next_line()).await;
     matches!(line, Ok(Ok(Some(line))) if line == UP)
+}
+
+/// Ends a launcher; what it said of its own end.
+pub(super) async fn last_words(child: &mut Child) -> String {
+    let _ = child.kill().await;
+    let mut words = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // What it started may hold its standard error open.
+        let read = async { stderr.take(LAST_WORDS).read_to_end(&mut words).await };
+        let _ = tokio::time::timeout(Duration::from_secs(1), read).await;
+    }
+    match String::from_utf8_lossy(&words).trim() {
+        "" => "it said nothing".to_owned(),
+        words => words.to_owned(),
+    }
 }
 
 async fn wait_for_first_object(backend: &dyn Backend, slug: &str) -> bool {
