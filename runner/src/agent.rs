@@ -75,7 +75,15 @@ pub async fn attempt(place: Place<'_>, list: &AgentList, batch: &Nonce, limit: D
         end_process(batch);
         let words = tokio::time::timeout(patient(Duration::from_secs(1)), words).await;
         let words = words.map(Result::unwrap_or_default).unwrap_or_default();
-        return AgentRun::not_started(format!("expected its ready line, found `{said}`; it said `{words}`"));
+        // Where the backend failed and not the agent, this is who knows.
+        let end = match tokio::time::timeout(patient(Duration::from_secs(1)), exec.exit).await {
+            Ok(Ok(code)) => format!("it ended with {code}"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not end".to_owned(),
+        };
+        return AgentRun::not_started(format!(
+            "expected its ready line, found `{said}`; it said `{words}`; {end}"
+        ));
     }
     let facts = crate::facts::of_agent(batch);
     let json = serde_json::to_vec(list).unwrap_or_default();
