@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bottle_backend::{Backend, ExecSpec, Output, Role, patient};
 use probe_spec::{AgentEnd, AgentList, AgentReady, Nonce};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::Instant;
 
 /// How long the agent may take to be ready, or to end after its last line.
@@ -136,9 +136,10 @@ fn end_process(batch: &Nonce) {
     }
 }
 
-async fn last_words(mut stderr: Output) -> String {
+/// What a program said of its own end: the beginning of its standard error.
+pub async fn last_words(stderr: impl AsyncRead + Unpin) -> String {
     let mut bytes = Vec::new();
-    let _ = (&mut stderr).take(4096).read_to_end(&mut bytes).await;
+    let _ = stderr.take(4096).read_to_end(&mut bytes).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

@@ -77,7 +77,8 @@ pub fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Reads what comes within `time` (longer where the machine is slower), at most `limit` bytes. An error only when it came before any byte.
+/// Reads what comes within `time` (longer where the machine is slower), at most `limit` bytes. An error only when it came before any
+/// byte.
 pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize) -> io::Result<Vec<u8>> {
     read_until(run, stream, time, limit, |_| false)
 }

@@ -10,13 +10,14 @@ use bottle_docker::Docker;
 use bottle_launch::{LaunchOptions, Secrets, Step, SweepScope, launch, sweep};
 use bottle_plan::{BackendKind, LABEL_SLUG, Plan};
 use probe_spec::{ExitCode, LauncherDeath, Vantage};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use super::inventory::Marks;
 use super::leftovers::{self, Leftovers};
 use super::{Observation, lifecycle, plan_like};
+use crate::agent::last_words;
 use crate::batch::Target;
 use crate::cli::LaunchArgs;
 use crate::command::{CommandError, smolmachines};
@@ -34,8 +35,6 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const STARTS: u32 = 3;
 /// Time between two of them.
 const BETWEEN_STARTS: Duration = Duration::from_millis(700);
-/// Bytes of what a launcher said that are read when it ended early.
-const LAST_WORDS: u64 = 4096;
 /// What the launcher says when its bottle is up.
 const UP: &str = "up";
 
@@ -131,10 +130,10 @@ pub async fn perform(target: &Target<'_>, cell: &CaseCell, death: LauncherDeath)
     };
     drop(turn);
     if !there {
-        let words = last_words(&mut child).await;
+        let words = end_early(&mut child).await;
         lifecycle::sweep_up(&*lab.backend, slug).await;
         return Ok(Observation::not_issued(format!(
-            "the launcher did not come so far: {words}"
+            "the launcher did not come so far; it said `{words}`"
         )));
     }
     let seen = by_label(&*lab.backend, slug).await?;
@@ -286,18 +285,13 @@ pub(super) async fn wait_until_up(child: &mut Child) -> bool {
 }
 
 /// Ends a launcher; what it said of its own end.
-pub(super) async fn last_words(child: &mut Child) -> String {
+async fn end_early(child: &mut Child) -> String {
     let _ = child.kill().await;
-    let mut words = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it started may hold its standard error open.
-        let read = async { stderr.take(LAST_WORDS).read_to_end(&mut words).await };
-        let _ = tokio::time::timeout(Duration::from_secs(1), read).await;
-    }
-    match String::from_utf8_lossy(&words).trim() {
-        "" => "it said nothing".to_owned(),
-        words => words.to_owned(),
-    }
+    let Some(stderr) = child.stderr.take() else {
+        return String::new();
+    };
+    let words = tokio::time::timeout(Duration::from_secs(1), last_words(stderr)).await;
+    words.unwrap_or_default().trim().to_owned()
 }
 
 async fn wait_for_first_object(backend: &dyn Backend, slug: &str) -> bool {
