@@ -1,8 +1,11 @@
-//! The host's own addresses, and arithmetic on a bottle's subnet.
+//! The host's own addresses, subnets of networks to be made, and arithmetic on a bottle's.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bottle_plan::Subnet;
 use nix::ifaddrs::getifaddrs;
+
+use crate::sightings::random;
 
 /// Addresses of the host that are not loopback.
 #[derive(Debug, Default)]
@@ -47,6 +50,32 @@ pub fn in_subnet(cidr: &str, last: u8) -> Option<String> {
     Some(Ipv4Addr::new(a, b, c, last).to_string())
 }
 
+/// What a network of `10.SECOND.0.0/16` may have, tried in this order: every eighth /24, from a random one on, so that runs beside
+/// each other seldom try the same. The last octets are the host's, and that of the members' gateway where it is another's.
+pub fn candidates(second: u8, host: u8, members: Option<u8>) -> Vec<Subnet> {
+    let [start] = random();
+    (0..32u8)
+        .map(|step| start.wrapping_add(step.wrapping_mul(8)))
+        .map(|third| {
+            let at = |last| IpAddr::V4(Ipv4Addr::new(10, second, third, last));
+            Subnet {
+                cidr: format!("10.{second}.{third}.0/24"),
+                gateway: Some(at(host)),
+                members_gateway: members.map(at),
+            }
+        })
+        .collect()
+}
+
+/// A /64 in `2001:db8:b000::/36` of the documentation range (RFC 3849); its address with this last group. One of 2^28: a network has
+/// one IPv6 subnet and no second choice, and the engine refuses the network when another has it.
+pub fn random_network6() -> impl Fn(u16) -> IpAddr {
+    let [high, low, third, fourth] = random();
+    let site = 0xb000 | (u16::from_be_bytes([high, low]) & 0x0fff);
+    let subnet = u16::from_be_bytes([third, fourth]);
+    move |last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, site, subnet, 0, 0, 0, last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +84,32 @@ mod tests {
     fn subnets() {
         assert_eq!(in_subnet("10.213.4.0/24", 254).as_deref(), Some("10.213.4.254"));
         assert_eq!(in_subnet("nonsense", 1), None);
+    }
+
+    #[test]
+    fn candidates_differ_and_have_their_gateways() {
+        let all = candidates(215, 254, Some(1));
+        let distinct: std::collections::BTreeSet<_> = all.iter().map(|subnet| &subnet.cidr).collect();
+        assert_eq!(distinct.len(), 32);
+        for subnet in &all {
+            let at = |last| in_subnet(&subnet.cidr, last).unwrap().parse::<IpAddr>().ok();
+            assert!(
+                subnet.cidr.starts_with("10.215.") && subnet.cidr.ends_with(".0/24"),
+                "{subnet:?}"
+            );
+            assert_eq!((subnet.gateway, subnet.members_gateway), (at(254), at(1)));
+        }
+    }
+
+    #[test]
+    fn networks_of_runs_beside_each_other_do_not_meet() {
+        // Of 256 prefixes 64 runs would share some, all but surely.
+        let prefixes: std::collections::BTreeSet<_> = (0..64).map(|_| random_network6()(0)).collect();
+        assert_eq!(prefixes.len(), 64);
+        for prefix in prefixes {
+            let IpAddr::V6(prefix) = prefix else { panic!("{prefix}") };
+            let [a, b, c, _, rest @ ..] = prefix.segments();
+            assert_eq!((a, b, c & 0xf000, rest), (0x2001, 0xdb8, 0xb000, [0; 4]));
+        }
     }
 }

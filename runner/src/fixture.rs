@@ -296,12 +296,7 @@ impl Fixture {
         let mut left = Vec::new();
         let control = self.control.get().filter(|_| self.inner().is_some());
         for container in [control, self.listener.as_ref()].into_iter().flatten() {
-            left.extend(
-                lab.remove_container(container)
-                    .await
-                    .err()
-                    .map(|error| error.to_string()),
-            );
+            left.extend(lab.remove_container(container).await);
         }
         let begun = std::time::Instant::now();
         let report = self.bottle.close().await;
@@ -314,7 +309,7 @@ impl Fixture {
     /// Removes what a known-leaky machine connected through, once it has gone; what stays.
     pub async fn disconnect(&self, lab: &Lab) -> Option<String> {
         let member = self.member.as_ref()?;
-        lab.remove_container(member).await.err().map(|error| error.to_string())
+        lab.remove_container(member).await
     }
 
     /// Every key of the world for cases in this bottle.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use bottle_backend::Role;
 use bottle_leaky::{AppliesTo, HOST_SOCKET, LeakyWorld, Removed, Side, apply, overlay, planted_files};
-use bottle_plan::{BackendKind, MountSource, NetworkMode, Plan, Subnet, Topology};
+use bottle_plan::{BackendKind, MountSource, NetworkMode, Plan, Topology};
 use probe_spec::{Leak, Nonce};
 
+use crate::addresses::candidates;
 use crate::error::SuiteError;
 use crate::fixture::{self, Fixture, Kind};
 use crate::lab::{Lab, NetworkKind};
 use crate::outside::Outside;
-use crate::sightings::fresh_nonce;
 
 /// Host number of a bundle on a private network. The engine gives the lowest that are free to whoever is a member before it.
 const PRIVATE_BUNDLE: u8 = 99;
@@ -51,12 +51,12 @@ impl LeakyGround {
     /// Makes them.
     pub async fn make(lab: &Lab) -> Result<Self, SuiteError> {
         let (natted, subnet) = lab
-            .make_network(NetworkKind::Natted, &subnets(215, NATTED_HOST, Some(1)))
+            .make_network(NetworkKind::Natted, &candidates(215, NATTED_HOST, Some(1)))
             .await?;
         let natted_host = address(&subnet, NATTED_HOST);
         let second = lab.start_witness(&natted, &subnet, "second-witness").await?.0;
         let (gwhost, subnet) = lab
-            .make_network(NetworkKind::InternalWithHost, &subnets(216, 1, None))
+            .make_network(NetworkKind::InternalWithHost, &candidates(216, 1, None))
             .await?;
         let directory = |name: &str| {
             use std::os::unix::fs::PermissionsExt;
@@ -76,21 +76,6 @@ impl LeakyGround {
             second,
         })
     }
-}
-
-fn subnets(second: u8, host: u8, members: Option<u8>) -> Vec<Subnet> {
-    let start = fresh_nonce().as_str().bytes().fold(0u8, u8::wrapping_add);
-    (0..32u8)
-        .map(|step| start.wrapping_add(step.wrapping_mul(8)))
-        .map(|third| {
-            let at = |last| IpAddr::V4(Ipv4Addr::new(10, second, third, last));
-            Subnet {
-                cidr: format!("10.{second}.{third}.0/24"),
-                gateway: Some(at(host)),
-                members_gateway: members.map(at),
-            }
-        })
-        .collect()
 }
 
 fn address(subnet: &str, last: u8) -> IpAddr {
@@ -166,7 +151,10 @@ async fn world(
         _ => false,
     };
     let private = if needs_private {
-        Some(lab.make_network(NetworkKind::Private, &subnets(217, 1, None)).await?)
+        Some(
+            lab.make_network(NetworkKind::Private, &candidates(217, 1, None))
+                .await?,
+        )
     } else {
         None
     };

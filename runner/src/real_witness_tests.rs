@@ -17,9 +17,9 @@ use crate::sightings::fresh_nonce;
 
 /// Says that the test is left out, which only the operator can ask for.
 fn left_out() -> bool {
-    let asked = std::env::var_os("BOTTLE_NO_ENGINE").is_some();
+    let asked = std::env::var_os("BOTTLE_TEST_NO_ENGINE").is_some();
     if asked {
-        eprintln!("left out: BOTTLE_NO_ENGINE is set");
+        eprintln!("left out: BOTTLE_TEST_NO_ENGINE is set");
     }
     asked
 }

@@ -93,10 +93,15 @@ impl Sightings {
 
 /// A fresh nonce.
 pub fn fresh_nonce() -> Nonce {
-    let mut bytes = [0; 16];
-    // The kernel's generator cannot fail once it is seeded; without it nothing here means anything.
+    Nonce::from_bytes(random())
+}
+
+/// Bytes of the kernel's generator.
+pub fn random<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    // The generator cannot fail once it is seeded; without it nothing here means anything.
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    Nonce::from_bytes(bytes)
+    bytes
 }
 
 #[cfg(test)]

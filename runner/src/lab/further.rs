@@ -121,8 +121,8 @@ impl Lab {
         Ok(id)
     }
 
-    /// Removes a container by its id.
-    pub async fn remove_container(&self, id: &str) -> Result<(), SuiteError> {
+    /// Removes a container by its id; why it stays, where it does.
+    pub async fn remove_container(&self, id: &str) -> Option<String> {
         let labels = Labels::new();
         let resource = Resource {
             kind: ResourceKind::Container,
@@ -134,5 +134,7 @@ impl Lab {
             .remove(&resource)
             .await
             .map_err(SuiteError::engine("removing a container"))
+            .err()
+            .map(|error| error.to_string())
     }
 }

@@ -1,7 +1,7 @@
 //! How networks and containers of a lab are made.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bottle_backend::{Backend, Labels, ResourceKind, Role, Streams};
@@ -12,9 +12,10 @@ use probe_spec::{Vantage, WitnessConfig};
 
 use super::listener::hear_listener;
 use super::made::Made;
+use crate::addresses::{candidates, random_network6};
 use crate::error::SuiteError;
 use crate::outside::Outside;
-use crate::sightings::{Sightings, fresh_nonce};
+use crate::sightings::Sightings;
 
 /// Port of the listener that the run publishes on all addresses of the host.
 const PUBLISHED_PORT: u16 = 7100;
@@ -45,31 +46,7 @@ impl Site<'_> {
 
     /// The network on which every address in the world ends at the witness; its IPv4 subnet.
     pub async fn network(&self) -> Result<String, SuiteError> {
-        let random = fresh_nonce();
-        let start = random
-            .as_str()
-            .bytes()
-            .fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-        let subnets = (0..32u8)
-            .map(|step| start.wrapping_add(step.wrapping_mul(8)))
-            .map(|third| Subnet {
-                cidr: format!("10.214.{third}.0/24"),
-                gateway: Some(IpAddr::V4(Ipv4Addr::new(10, 214, third, 1))),
-                members_gateway: None,
-            })
-            .collect();
-        let ip6 = |last| {
-            IpAddr::V6(Ipv6Addr::new(
-                0x2001,
-                0xdb8,
-                0xb000 | u16::from(start),
-                0,
-                0,
-                0,
-                0,
-                last,
-            ))
-        };
+        let ip6 = random_network6();
         let plan = NetworkPlan {
             name: self.network_name(),
             role: "stand-in-internet".to_owned(),
@@ -77,7 +54,7 @@ impl Site<'_> {
             internal: false,
             host_absent: true,
             masquerade: false,
-            subnets,
+            subnets: candidates(214, 1, None),
             // The host keeps an address on an IPv6 network whatever it is told. It is not the one that members take for their
             // gateway: that one is the witness's.
             ipv6: Some(Subnet {

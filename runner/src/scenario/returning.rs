@@ -98,14 +98,7 @@ async fn returned(target: &Target<'_>, cell: &CaseCell) -> Result<Together, Suit
             _ => {}
         }
     }
-    lifecycle::complain(
-        lab.remove_container(&listener)
-            .await
-            .err()
-            .map(|error| error.to_string())
-            .into_iter()
-            .collect(),
-    );
+    lifecycle::complain(lab.remove_container(&listener).await.into_iter().collect());
     let left = lifecycle::close(&*lab.backend, &heir).await?;
     together
         .each()
