@@ -15,7 +15,7 @@ exit "$(cat "$here/status")"
 
 #[test]
 fn an_image_is_made_once_and_half_a_root_never_becomes_one() {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let room = site.directory.path().join("stand-ins");
     std::fs::create_dir(&room).unwrap();
     for (name, script) in [

@@ -25,7 +25,7 @@ const BOUND: Duration = Duration::from_secs(10);
 // The agent does not notice, or does not care.
 #[case("trap '' HUP; while :; do sleep 1; done")]
 fn a_closed_terminal_ends_the_bottle(#[case] then: &str) {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let (ours, theirs) = terminal();
     let mut command = site.run_on_terminal();
     command.args(["sh", "-c", &format!("echo is-$((1+1)); {then}")]);
@@ -90,7 +90,7 @@ fn settings(terminal: &File) -> String {
 
 #[test]
 fn a_hang_up_restores_a_terminal_that_is_still_there() {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let mut on = OnTerminal::start(&site);
     send(&on.child, Signal::HUP);
     wait_code(&mut on.child);
@@ -100,7 +100,7 @@ fn a_hang_up_restores_a_terminal_that_is_still_there() {
 
 #[test]
 fn a_terminal_is_restored_after_a_launcher_that_was_killed() {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let mut on = OnTerminal::start(&site);
     let begun = Instant::now();
     on.child.kill().unwrap();
@@ -131,7 +131,7 @@ fn on_small_disk(site: &Site, kibibytes: u32, taken: u32, script: &str) -> Optio
 
 #[test]
 fn a_full_disk_under_the_state_directory_fails_the_launch_and_says_what_to_do() {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let Some(output) = on_small_disk(&site, 64, 56, "true") else {
         return;
     };
@@ -149,7 +149,7 @@ fn a_full_disk_under_the_state_directory_fails_the_launch_and_says_what_to_do() 
 
 #[test]
 fn a_disk_that_fills_up_while_the_command_runs_costs_the_journal_only() {
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let script =
         "i=0; while [ $i -lt 300 ]; do wget -qO- http://denied.test/ 2>/dev/null; i=$((i+1)); done; echo done; exit 5";
     let Some(output) = on_small_disk(&site, 80, 0, script) else {
@@ -184,7 +184,7 @@ fn an_engine_without_space_fails_the_launch_and_says_what_to_do() {
     let Some(engine) = SecondEngine::start(Some(64)) else {
         return;
     };
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     engine.on(async |docker| load_shell_image(&docker).await);
     // Room for less than the bundle's image.
     let free = rustix::fs::statvfs(engine.data()).unwrap();
@@ -233,7 +233,7 @@ fn an_engine_restarted_under_a_live_bottle_leaves_nothing_of_it(#[case] signal: 
     let Some(mut engine) = SecondEngine::start(None) else {
         return;
     };
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     engine.on(async |docker| load_shell_image(&docker).await);
     let foreign = foreign(&engine);
     let mut child = Launched::start(
@@ -314,7 +314,7 @@ fn no_token_and_no_key_is_on_any_disk_while_a_bottle_runs_or_afterwards() {
     let Some(engine) = SecondEngine::start(None) else {
         return;
     };
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     engine.on(async |docker| load_shell_image(&docker).await);
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
     let token = format!("sentinel{}", random.trim().replace('-', ""));
@@ -411,7 +411,7 @@ fn modes(state: &Path) {
 #[test]
 fn links_and_open_directories_in_place_of_the_state_directory_are_refused() {
     let elsewhere = tempfile::tempdir().unwrap();
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     let refused = |what: &str| {
         let output = site.run_shell("sealed", "true").output().unwrap();
         let said = text(&output.stderr);
@@ -446,7 +446,7 @@ fn the_doctor_mends_what_is_safe_to_mend() {
     let Some(engine) = SecondEngine::start(None) else {
         return;
     };
-    let site = Site::new();
+    let Some(site) = Site::new() else { return };
     engine.on(async |docker| load_shell_image(&docker).await);
     let mut command = site.run_shell("sealed", "echo ready; sleep 600");
     let mut child = Launched::start(command.env("DOCKER_HOST", engine.host()));
