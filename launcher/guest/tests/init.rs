@@ -5,6 +5,7 @@ mod program;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -142,28 +143,28 @@ fn inherited_descriptors_are_closed_and_no_new_privs_is_set() {
     assert_eq!(stdout, "0\n1\n2\n3\nNoNewPrivs:\t1\n");
 }
 
-#[test]
-fn the_lease_ends_the_guest() {
+/// A guest that runs a script and is ready, with the bundle's end of its lease.
+fn leased(script: &str) -> (Child, UnixStream) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lease.sock");
-    let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let bundle = UnixListener::bind(&path).unwrap();
     let mut command = program::command();
     command
         .arg("--lease")
         .arg(&path)
-        .args([
-            "--",
-            "sh",
-            "-c",
-            "trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done",
-        ])
+        .args(["--", "sh", "-c", script])
         .stdout(Stdio::piped());
     let mut child = program::spawn(&mut command).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
         .unwrap();
-    let (mut held, _) = bundle.accept().unwrap();
+    (child, bundle.accept().unwrap().0)
+}
+
+#[test]
+fn the_lease_ends_the_guest() {
+    let (mut child, mut held) = leased("trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done");
     held.write_all(b"a word is no end").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert!(
@@ -176,27 +177,9 @@ fn the_lease_ends_the_guest() {
 
 #[test]
 fn a_guest_that_ignores_the_lease_is_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("lease.sock");
-    let bundle = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut command = program::command();
-    command
-        .arg("--lease")
-        .arg(&path)
-        .args([
-            "--",
-            "sh",
-            "-c",
-            "trap '' TERM; echo ready; while :; do sleep 0.1; done",
-        ])
-        .stdout(Stdio::piped());
-    let mut child = program::spawn(&mut command).unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let (mut child, held) = leased("trap '' TERM; echo ready; while :; do sleep 0.1; done");
     let start = Instant::now();
-    drop(bundle.accept().unwrap());
+    drop(held);
     let status = child.wait().unwrap();
     assert_eq!((status.code(), status.signal()), (Some(143), None));
     assert!(start.elapsed() >= Duration::from_millis(1900) && start.elapsed() < Duration::from_secs(4));
