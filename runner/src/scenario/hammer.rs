@@ -311,9 +311,10 @@ async fn disturb(lab: &Lab, fixture: &Fixture, what: Disturbance) -> Result<Stri
                 ..RestartContainerOptions::default()
             };
             let restarted = secrets::engine()?.restart_container(&bundle.id, Some(options)).await;
-            restarted
-                .map(|()| "restarted the bundle's container".to_owned())
-                .map_err(|error| error.to_string())
+            what_a_restart_came_to(
+                restarted.map_err(|error| error.to_string()),
+                processes::parent(pid).is_some(),
+            )
         }
         Disturbance::KillKeeper => {
             let keeper = processes::parent(pid).ok_or("the bundle's process has no parent")?;
@@ -337,6 +338,18 @@ async fn disturb(lab: &Lab, fixture: &Fixture, what: Disturbance) -> Result<Stri
                 .map(|()| "removed the bundle's container".to_owned())
                 .map_err(|error| error.to_string())
         }
+    }
+}
+
+/// A bundle is removed at its end, and its launcher takes down what is left of a bottle: either may come before the engine starts
+/// it again, which then says that it cannot (20.10: "marked for removal"). That is an end of the bundle like any other.
+fn what_a_restart_came_to(restarted: Result<(), String>, first_process_is_there: bool) -> Result<String, String> {
+    match restarted {
+        Ok(()) => Ok("restarted the bundle's container".to_owned()),
+        Err(why) if !first_process_is_there => Ok(format!(
+            "had the bundle's container restarted: it ended and was not started again ({why})"
+        )),
+        Err(why) => Err(why),
     }
 }
 
@@ -410,5 +423,18 @@ mod tests {
         };
         let observed = observe(&list, run, Ok("killed the bundle's init".to_owned()), true);
         assert_eq!(observed.issued && observed.agent.is_none(), attempted);
+    }
+
+    #[rstest]
+    #[case::restarted(Ok(()), true, true)]
+    #[case::ended_and_removed(Err("marked for removal"), false, true)]
+    #[case::never_touched(Err("no such container"), true, false)]
+    fn a_bundle_that_ended_by_its_restart_was_disturbed(
+        #[case] restarted: Result<(), &str>,
+        #[case] first_process_is_there: bool,
+        #[case] done: bool,
+    ) {
+        let came_to = what_a_restart_came_to(restarted.map_err(str::to_owned), first_process_is_there);
+        assert_eq!(came_to.is_ok(), done, "{came_to:?}");
     }
 }
