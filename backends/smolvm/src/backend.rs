@@ -19,7 +19,7 @@ use crate::journal::{Entry, Kind, id, of_id};
 use crate::machine::{Machine, observed};
 use crate::program::{error, refused, unexpected};
 use crate::routing::route;
-use crate::{Smolvm, facts, images_in_use, listing, loopback};
+use crate::{Smolvm, facts, images_in_use, listing, loopback, shared};
 
 /// Role of the container out of which an image is exported.
 const EXPORT: &str = "image-export";
@@ -90,8 +90,13 @@ impl Backend for Smolvm {
                 Role::Guest => self.make_machine(plan, labels, subnets).await,
                 Role::Bundle => {
                     loopback::provide_for(plan).await?;
-                    let plan = self.maker.shared.for_engine(plan);
-                    self.inner.create(role, &plan, labels, subnets).await
+                    let shared = &self.maker.shared;
+                    let plan_for_engine = shared.for_engine(plan);
+                    let id = self.inner.create(role, &plan_for_engine, labels, subnets).await?;
+                    let shares = shared.of_plan(plan);
+                    self.shares()
+                        .extend(shares.map(|(target, directory)| ((id.clone(), target.to_owned()), directory)));
+                    Ok(id)
                 }
             }
         })
@@ -190,7 +195,13 @@ impl Backend for Smolvm {
         archive: Bytes,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         match of_id(id) {
-            None => self.inner.put(role, id, directory, archive),
+            None => {
+                let share = self.shares().get(&(id.to_owned(), directory.to_owned())).cloned();
+                match share {
+                    Some(share) => Box::pin(async move { shared::unpack(&share, &archive) }),
+                    None => self.inner.put(role, id, directory, archive),
+                }
+            }
             Some((_, name)) => Box::pin(async move {
                 if let Ok(machine) = self.machine(id)
                     && !machine.has_begun()
@@ -253,7 +264,11 @@ impl Backend for Smolvm {
                     Ok(Some(entry)) if entry.resource().kind == resource.kind && entry.kind == Kind::Directory => {
                         self.maker.shared.remove(&self.maker.journal, &resource.name)
                     }
-                    _ => self.inner.remove(resource).await,
+                    _ => {
+                        self.inner.remove(resource).await?;
+                        self.shares().retain(|(bundle, _), _| *bundle != resource.id);
+                        Ok(())
+                    }
                 }
             }),
         }
@@ -352,7 +367,7 @@ impl Smolvm {
         let entry = entry.ok_or_else(missing)?;
         let plan = entry.plan.ok_or_else(missing)?;
         let inside = Inside::of(&plan, &entry.settings)?;
-        Ok(observed(&listed, &plan, &inside, entry.labels))
+        Ok(observed(name, Some(&listed), &plan, &inside, entry.labels))
     }
 
     async fn remove_machine(&self, name: &str) -> Result<(), BackendError> {

@@ -69,6 +69,8 @@ pub struct Smolvm {
     narrowing: Result<Narrowing, String>,
     starts: Semaphore,
     machines: Mutex<BTreeMap<String, Arc<Machine>>>,
+    /// Directories of this host that bundles have, by the bundle's id and where they are in it.
+    shares: Mutex<BTreeMap<(String, String), PathBuf>>,
     /// Further programs by their id.
     further: Mutex<BTreeMap<String, Further>>,
     execs: AtomicU64,
@@ -103,6 +105,7 @@ impl Smolvm {
             settings: settings.clone(),
             starts: Semaphore::new(settings.starts_at_once.max(1)),
             machines: Mutex::default(),
+            shares: Mutex::default(),
             further: Mutex::default(),
             execs: AtomicU64::new(0),
         })
@@ -110,6 +113,10 @@ impl Smolvm {
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Machine>>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shares(&self) -> MutexGuard<'_, BTreeMap<(String, String), PathBuf>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn further(&self) -> MutexGuard<'_, BTreeMap<String, Further>> {

@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::wire::{self, Ends, Terminal, Wires};
 
 /// How soon an agent is asked again that did not answer.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+pub(crate) const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// How a machine's command ended.
 pub(crate) type End = Option<Result<i64, BackendError>>;
@@ -200,8 +200,9 @@ impl Maker {
     /// its own, apart from the other, so the first one is this, which also shows that `bottle-guest` is there and runs.
     async fn open_up(&self, machine: &Machine) -> Result<(), BackendError> {
         let shapes = self.program.shapes();
-        let words = shapes.exec_short(&machine.spec.name, &machine.inside.alone(), self.program.state());
-        self.program.call_for(&words, CALLED_WRONGLY, self.limits.create).await
+        let name = &machine.spec.name;
+        let words = shapes.exec_short(name, &machine.inside.alone(), self.program.state());
+        self.ask(name, &words, CALLED_WRONGLY, self.limits.create).await
     }
 
     /// Leads a machine's sockets to its bundle's published port.
@@ -272,8 +273,8 @@ impl Maker {
         };
         let command = machine.inside.main();
         let env = machine.inside.env(&Default::default());
-        let client = self.client(&machine.spec.name, machine.plan.tty, &env, &command);
-        let started = wire::start(client, ends).map_err(failed)?;
+        let started = self.begin(&machine.spec.name, ends, machine.plan.tty, &env, &command);
+        let started = started.map_err(failed)?;
         let mut held = machine.held();
         held.terminal = started.terminal;
         held.client = Some(started.stop);
@@ -296,8 +297,10 @@ impl Maker {
             let written = std::fs::write(&copy, content);
             let copied = match written {
                 Ok(()) => {
-                    let words = self.program.shapes().copy_in(&copy, name, path, *mode);
-                    self.program.call(words, self.limits.create).await.map(drop)
+                    let shapes = self.program.shapes();
+                    let mut words = shapes.copy_in(&copy, name, path, *mode);
+                    words.extend(shapes.everywhere(self.program.state()));
+                    self.ask(name, &words, 0, self.limits.create).await
                 }
                 Err(error) => Err(refused(format!("write {}", copy.display()), error.to_string())),
             };
@@ -308,28 +311,36 @@ impl Maker {
         Ok(())
     }
 
-    /// What a machine was given.
+    /// What a machine was given. Before its start that is what it is to be given: smolvm applies nothing until then, and
+    /// [`Self::bring_up`] lets nothing run in a machine that it has not looked at.
     pub(crate) async fn observe(&self, machine: &Machine) -> Result<Observed, BackendError> {
-        let seen = machine.held().seen.take();
-        let listed = match seen {
-            Some(listed) => listed,
-            None => listing::see(&self.program, &machine.spec.name, self.limits.look).await?,
+        let (seen, is_up, labels) = {
+            let mut held = machine.held();
+            let labels = held.entry.as_ref().map(|entry| entry.labels.clone());
+            (held.seen.take(), held.is_up, labels.unwrap_or_default())
         };
-        listed.check(&machine.spec)?;
-        let labels = machine.held().entry.as_ref().map(|entry| entry.labels.clone());
-        Ok(observed(
-            &listed,
-            &machine.plan,
-            &machine.inside,
-            labels.unwrap_or_default(),
-        ))
+        let listed = match seen {
+            None if is_up => Some(listing::see(&self.program, &machine.spec.name, self.limits.look).await?),
+            seen => seen,
+        };
+        if let Some(listed) = &listed {
+            listed.check(&machine.spec)?;
+        }
+        let name = &machine.spec.name;
+        Ok(observed(name, listed.as_ref(), &machine.plan, &machine.inside, labels))
     }
 }
 
-/// What is listed, as an engine would say it.
-pub(crate) fn observed(listed: &Listed, plan: &ContainerPlan, inside: &Inside, labels: Labels) -> Observed {
+/// What is listed of a machine, if anything, as an engine would say it.
+pub(crate) fn observed(
+    name: &str,
+    listed: Option<&Listed>,
+    plan: &ContainerPlan,
+    inside: &Inside,
+    labels: Labels,
+) -> Observed {
     Observed {
-        id: id(Kind::Machine, &listed.name),
+        id: id(Kind::Machine, name),
         applied: ContainerPlan {
             user: Some(inside.user.clone()),
             ..plan.clone()
@@ -337,8 +348,8 @@ pub(crate) fn observed(listed: &Listed, plan: &ContainerPlan, inside: &Inside, l
         labels,
         addresses: Default::default(),
         published: Default::default(),
-        pid: listed.pid,
-        running: listed.is_running(),
+        pid: listed.and_then(|listed| listed.pid),
+        running: listed.is_some_and(Listed::is_running),
     }
 }
 

@@ -24,6 +24,12 @@ struct ReportedError {
     message: String,
 }
 
+/// Whether this says that a machine does not run. smolvm (1.32.2) says so of a busy one, too: it waits a few milliseconds for
+/// the agent in it.
+pub(crate) fn says_not_running(message: &str) -> bool {
+    message.contains("is not running")
+}
+
 impl OwnFailure {
     /// Finds it in a text.
     pub(crate) fn in_text(text: &str) -> Option<Self> {

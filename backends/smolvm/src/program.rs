@@ -118,7 +118,9 @@ impl Program {
     /// Makes a call; its standard output.
     pub(crate) async fn call(&self, words: Vec<String>, limit: Duration) -> Result<String, BackendError> {
         let words: Vec<String> = words.into_iter().chain(self.shapes.everywhere(self.state())).collect();
-        self.call_whole(&words, limit).await
+        let name = name_of(&words);
+        let said = self.binary.run(&name, self.command(&words), limit, Place::Any).await?;
+        said.success(&name)
     }
 
     /// Makes a call that starts a machine, behind the machine in the queue for the processor; see [`step_back`]. `token` is
@@ -134,13 +136,6 @@ impl Program {
         let mut command = self.command(&words);
         command.envs(token.map(|token| (DECIDER_TOKEN, token)));
         let said = self.binary.run(&name, command, limit, Place::BehindItsMachine).await?;
-        said.success(&name)
-    }
-
-    /// Makes a call that has its options already; its standard output.
-    pub(crate) async fn call_whole(&self, words: &[String], limit: Duration) -> Result<String, BackendError> {
-        let name = name_of(words);
-        let said = self.binary.run(&name, self.command(words), limit, Place::Any).await?;
         said.success(&name)
     }
 

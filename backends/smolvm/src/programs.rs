@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bottle_backend::{BackendError, BackendErrorKind, Exec, ExecSpec, Output};
+use bottle_backend::{BackendError, BackendErrorKind, BoxFuture, Exec, ExecSpec, Output};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -15,10 +15,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::inside::Inside;
 use crate::listing;
-use crate::machine::Maker;
+use crate::machine::{ASK_AGAIN, Maker};
+use crate::own_failure::{self, OwnFailure};
 use crate::program::{error, refused, unexpected};
 use crate::shapes::Call;
-use crate::wire::{self, Ended, Started, Terminal, Wires};
+use crate::wire::{self, Ended, Ends, Started, Terminal, Wires};
 
 /// What is kept of what a failed program of ours says.
 const LONGEST_COMPLAINT: u64 = 16 * 1024;
@@ -33,7 +34,16 @@ pub(crate) struct Further {
 }
 
 impl Maker {
-    pub(crate) fn client(&self, name: &str, tty: bool, env: &[String], command: &[String]) -> tokio::process::Command {
+    /// Starts a program on these streams, and again when the machine was busy: nothing of it had begun then, and nothing was
+    /// taken from its input. (A program of the guest that says just what smolvm would is run again, by its own doing.)
+    pub(crate) fn begin(
+        &self,
+        name: &str,
+        ends: Ends,
+        tty: bool,
+        env: &[String],
+        command: &[String],
+    ) -> io::Result<Started> {
         let call = Call {
             name,
             tty,
@@ -41,7 +51,43 @@ impl Maker {
             command,
         };
         let words = self.program.shapes().exec(&call, self.program.state());
-        self.program.command(&words)
+        let first = self.program.command(&words);
+        let (maker, name, until) = (self.clone(), name.to_owned(), Instant::now() + self.limits.look);
+        let again = Box::new(move |own: OwnFailure| -> BoxFuture<'static, _> {
+            let (maker, name, words) = (maker.clone(), name.clone(), words.clone());
+            Box::pin(async move {
+                let is_busy = maker.is_busy(&name, &own.message, until).await;
+                is_busy.then(|| maker.program.command(&words))
+            })
+        });
+        wire::start(first, ends, again)
+    }
+
+    /// Whether a program that did not begin, for this reason, is to be started again; waits until it may.
+    async fn is_busy(&self, name: &str, reason: &str, until: Instant) -> bool {
+        if !own_failure::says_not_running(reason) || Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+        let seen = listing::find(&self.program, name, self.limits.look).await;
+        matches!(seen, Ok(Some(listed)) if listed.is_running() || listed.is_unreachable())
+    }
+
+    /// Makes a call that needs the agent in a machine, and again when that was busy.
+    pub(crate) async fn ask(
+        &self,
+        name: &str,
+        words: &[String],
+        code: i32,
+        limit: Duration,
+    ) -> Result<(), BackendError> {
+        let until = Instant::now() + self.limits.look;
+        loop {
+            match self.program.call_for(words, code, limit).await {
+                Err(error) if self.is_busy(name, &error.problem, until).await => {}
+                done => return done,
+            }
+        }
     }
 
     /// The exit code of a program. A report of smolvm's own counts only when the machine is really not there any more: a
@@ -78,8 +124,8 @@ impl Maker {
         let call = format!("exec in {name}");
         let failed = |error: io::Error| unexpected(&*call, error.to_string());
         let Wires { streams, ends } = wire::wires(spec.tty).map_err(failed)?;
-        let client = self.client(name, spec.tty, &inside.env(&spec.env), &inside.further(spec));
-        let started = wire::start(client, ends).map_err(failed)?;
+        let started = self.begin(name, ends, spec.tty, &inside.env(&spec.env), &inside.further(spec));
+        let started = started.map_err(failed)?;
         let further = Further {
             _stop: started.stop,
             terminal: started.terminal,
@@ -100,7 +146,7 @@ impl Maker {
             .program
             .shapes()
             .exec_short(name, &inside.signal(signal), self.program.state());
-        self.program.call_whole(&words, self.limits.look).await.map(drop)
+        self.ask(name, &words, 0, self.limits.look).await
     }
 
     /// Unpacks a tree below a directory of a machine whose command does not run yet. What is at the top of the archive becomes
@@ -122,7 +168,9 @@ impl Maker {
         };
         let failed = |error: io::Error| unexpected(&*call, error.to_string());
         let Wires { streams, ends } = wire::wires(false).map_err(failed)?;
-        let started = wire::start(self.client(name, false, &[], &inside.unpack(&target)), ends).map_err(failed)?;
+        let started = self
+            .begin(name, ends, false, &[], &inside.unpack(&target))
+            .map_err(failed)?;
         // Held to the end: dropping it ends the client.
         let (ended, _stop) = self.complaining(name, started, streams.stderr);
         let mut stdin = streams.stdin;
@@ -147,7 +195,7 @@ impl Maker {
         let call = format!("get {path} of {name}");
         let failed = |error: io::Error| unexpected(&*call, error.to_string());
         let Wires { streams, ends } = wire::wires(false).map_err(failed)?;
-        let started = wire::start(self.client(name, false, &[], &inside.pack(path)), ends).map_err(failed)?;
+        let started = self.begin(name, ends, false, &[], &inside.pack(path)).map_err(failed)?;
         drop(streams.stdin);
         let (end, stop) = self.complaining(name, started, streams.stderr);
         Ok(Box::pin(Packed {

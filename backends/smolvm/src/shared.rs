@@ -55,14 +55,26 @@ impl Shared {
         }
     }
 
+    /// The directory that stands for what a mount is of, where one does.
+    fn of_source(&self, source: &MountSource) -> Option<PathBuf> {
+        match source {
+            MountSource::Volume(volume) => Some(self.of(volume)).filter(|path| path.is_dir()),
+            MountSource::Bind(_) => None,
+        }
+    }
+
+    /// Directories that a plan's container has, each with where it is in there.
+    pub(crate) fn of_plan<'a>(&self, plan: &'a ContainerPlan) -> impl Iterator<Item = (&'a str, PathBuf)> {
+        let mounts = plan.mounts.iter();
+        mounts.filter_map(|mount| Some((&*mount.target, self.of_source(&mount.source)?)))
+    }
+
     /// A plan for the engine: with the directory in the volume's place.
     pub(crate) fn for_engine(&self, plan: &ContainerPlan) -> ContainerPlan {
         let mut plan = plan.clone();
         for mount in &mut plan.mounts {
-            if let MountSource::Volume(volume) = &mount.source
-                && self.of(volume).is_dir()
-            {
-                mount.source = MountSource::Bind(self.of(volume).display().to_string());
+            if let Some(path) = self.of_source(&mount.source) {
+                mount.source = MountSource::Bind(path.display().to_string());
             }
         }
         plan
@@ -79,5 +91,60 @@ impl Shared {
             }
         }
         applied
+    }
+}
+
+/// Unpacks an archive into such a directory, with its modes and nobody's ownership. Nothing is written outside of it, wherever
+/// links in it lead.
+pub(crate) fn unpack(directory: &Path, archive: &[u8]) -> Result<(), BackendError> {
+    let mut archive = tar::Archive::new(archive);
+    archive.set_preserve_permissions(true);
+    let unpacked = archive.unpack(directory);
+    unpacked.map_err(|error| refused(format!("unpack into {}", directory.display()), error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(path: &str) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(3);
+        builder.append_data(&mut header, path, &b"new"[..]).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn files_have_their_modes_whatever_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("one"), "old, and longer").unwrap();
+        for path in ["one", "below/two"] {
+            unpack(directory.path(), &archive(path)).unwrap();
+            let file = directory.path().join(path);
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+            let mode = std::fs::metadata(file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o755);
+        }
+    }
+
+    /// The bundle can write there, too.
+    #[test]
+    fn a_link_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        let share = directory.path().join("share");
+        for path in [&outside, &share] {
+            std::fs::create_dir(path).unwrap();
+        }
+        std::fs::write(outside.join("file"), "old").unwrap();
+        std::os::unix::fs::symlink(&outside, share.join("agent")).unwrap();
+        std::os::unix::fs::symlink(outside.join("file"), share.join("prompt")).unwrap();
+        let error = unpack(&share, &archive("agent/file")).unwrap_err();
+        assert!(error.to_string().contains(&share.display().to_string()), "{error}");
+        unpack(&share, &archive("prompt")).unwrap();
+        assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "old");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
     }
 }

@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 
-use bottle_backend::{BackendError, Input, Streams};
+use bottle_backend::{BackendError, BoxFuture, Input, Streams};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -35,8 +36,8 @@ pub(crate) struct Wires {
 
 /// The program's ends.
 pub(crate) struct Ends {
-    stdin: Stdio,
-    stdout: Stdio,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
     stderr: DuplexStream,
     master: Option<OwnedFd>,
 }
@@ -52,8 +53,8 @@ pub(crate) fn wires(tty: bool) -> io::Result<Wires> {
             stderr: Box::pin(ours),
         };
         let ends = Ends {
-            stdin: slave.try_clone()?.into(),
-            stdout: slave.into(),
+            stdin: slave.try_clone()?,
+            stdout: slave,
             stderr,
             master: Some(master),
         };
@@ -129,7 +130,8 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Clone, Debug)]
 pub(crate) struct Terminal {
     master: Arc<OwnedFd>,
-    client: Pid,
+    /// Process id of the client that runs, 0 while none does.
+    client: Arc<AtomicI32>,
 }
 
 impl Terminal {
@@ -142,13 +144,20 @@ impl Terminal {
             ws_ypixel: 0,
         };
         tcsetwinsize(&*self.master, size)?;
-        match kill_process(self.client, Signal::WINCH) {
+        let Some(client) = Pid::from_raw(self.client.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        match kill_process(client, Signal::WINCH) {
             // It has ended.
             Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
+
+/// Asked when smolvm itself failed and the program had said nothing: the client to start in the place of the one that ended, if
+/// any. It gets the same streams, from which the one before must have taken nothing.
+pub(crate) type Again = Box<dyn Fn(OwnFailure) -> BoxFuture<'static, Option<Command>> + Send + Sync>;
 
 /// A program that was started.
 pub(crate) struct Started {
@@ -189,61 +198,120 @@ impl Ended {
 }
 
 /// Starts a client on these ends.
-pub(crate) fn start(mut command: Command, ends: Ends) -> io::Result<Started> {
-    command.stdin(ends.stdin).stdout(ends.stdout).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    // The command holds our copies of the program's ends: with them open there would never be an end of its output.
-    drop(command);
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let terminal = ends.master.zip(id).map(|(master, client)| Terminal {
+pub(crate) fn start(command: Command, ends: Ends, again: Again) -> io::Result<Started> {
+    let Ends {
+        stdin,
+        stdout,
+        mut stderr,
+        master,
+    } = ends;
+    let mut child = spawn(command, &stdin, &stdout)?;
+    let client = Arc::new(AtomicI32::new(id(&child)));
+    let terminal = master.map(|master| Terminal {
         master: Arc::new(master),
-        client,
+        client: client.clone(),
     });
-    let errors = child.stderr.take();
-    let (stop, stopped) = oneshot::channel();
+    let (stop, mut stopped) = oneshot::channel();
     let (tell, ended) = oneshot::channel();
     tokio::spawn(async move {
-        let passing = tokio::spawn(pass_on(errors, ends.stderr));
-        let status = until(&mut child, stopped).await;
-        if let Ok((held, stderr)) = passing.await {
+        loop {
+            let passing = tokio::spawn(pass_on(child.stderr.take(), stderr));
+            let (status, is_stopped) = until(&mut child, &mut stopped).await;
+            client.store(0, Ordering::Relaxed);
+            let Ok(passed) = passing.await else { return };
+            let may_start_again = !is_stopped && !passed.any;
+            let mut end = Ended {
+                status,
+                held: passed.held,
+                stderr: passed.to,
+            };
+            if let Some(own) = end.own_failure().filter(|_| may_start_again) {
+                let next = tokio::select! {
+                    biased;
+                    _ = &mut stopped => None,
+                    next = again(own) => next,
+                };
+                match next.map(|command| spawn(command, &stdin, &stdout)) {
+                    Some(Ok(started)) => {
+                        client.store(id(&started), Ordering::Relaxed);
+                        (child, stderr) = (started, end.stderr);
+                        continue;
+                    }
+                    Some(Err(error)) => end.status = Err(error),
+                    None => {}
+                }
+            }
+            // With our copies of the program's ends open there would never be an end of its output.
+            drop((stdin, stdout));
             // Nobody may be waiting.
-            let _ = tell.send(Ended { status, held, stderr });
+            let _ = tell.send(end);
+            return;
         }
     });
     Ok(Started { terminal, ended, stop })
 }
 
-/// Waits for the end, or makes it.
-async fn until(child: &mut Child, stopped: oneshot::Receiver<()>) -> io::Result<std::process::ExitStatus> {
+fn spawn(mut command: Command, stdin: &OwnedFd, stdout: &OwnedFd) -> io::Result<Child> {
+    command
+        .stdin(stdin.try_clone()?)
+        .stdout(stdout.try_clone()?)
+        .stderr(Stdio::piped());
+    command.spawn()
+}
+
+fn id(child: &Child) -> i32 {
+    child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default()
+}
+
+/// Waits for the end, or makes it; whether it was made.
+async fn until(child: &mut Child, stopped: &mut oneshot::Receiver<()>) -> (io::Result<std::process::ExitStatus>, bool) {
     tokio::select! {
         biased;
-        status = child.wait() => return status,
+        status = child.wait() => return (status, false),
         _ = stopped => {}
     }
-    child.start_kill()?;
-    child.wait().await
+    let status = match child.start_kill() {
+        Ok(()) => child.wait().await,
+        Err(error) => Err(error),
+    };
+    (status, true)
+}
+
+/// What came of a standard error.
+struct Passed {
+    /// A last line that may be smolvm's own report.
+    held: Vec<u8>,
+    /// Whether there was anything else.
+    any: bool,
+    to: DuplexStream,
 }
 
 /// Passes standard error on as it comes, but holds a last line back that may be smolvm's own report.
-async fn pass_on(errors: Option<ChildStderr>, mut to: DuplexStream) -> (Vec<u8>, DuplexStream) {
-    let mut held = Vec::new();
+async fn pass_on(errors: Option<ChildStderr>, to: DuplexStream) -> Passed {
+    let mut passed = Passed {
+        held: Vec::new(),
+        any: false,
+        to,
+    };
     let Some(mut errors) = errors else {
-        return (held, to);
+        return passed;
     };
     let mut part = vec![0; 8192];
     while let Ok(count @ 1..) = errors.read(&mut part).await {
+        let held = &mut passed.held;
         held.extend_from_slice(&part[..count]);
-        let line = last_line(&held);
+        let line = last_line(held);
         let keep = if may_be_report(&held[line..]) && held.len() - line <= LONGEST_REPORT {
             line
         } else {
             held.len()
         };
         // Read all the same when nobody listens: the client must not hang on a full pipe.
-        let _ = to.write_all(&held[..keep]).await;
+        let _ = passed.to.write_all(&held[..keep]).await;
         held.drain(..keep);
+        passed.any |= keep > 0;
     }
-    (held, to)
+    passed
 }
 
 /// Where the last line begins; an end of line at the very end belongs to it.
@@ -264,12 +332,31 @@ fn may_be_report(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The command's code, or smolvm's own failure; output; errors.
-    async fn run(script: &str, input: &[u8]) -> (Result<i64, OwnFailure>, String, String) {
-        let Wires { streams, ends } = wires(false).unwrap();
+    /// No client is started in the place of another.
+    fn never() -> Again {
+        Box::new(|_| Box::pin(async { None }))
+    }
+
+    fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let started = start(command, ends).unwrap();
+        command
+    }
+
+    /// The command's code, or smolvm's own failure; output; errors.
+    async fn run(script: &str, input: &[u8]) -> (Result<i64, OwnFailure>, String, String) {
+        run_again(script, None, input).await
+    }
+
+    /// The same with a client that may take the place of one that failed.
+    async fn run_again(
+        script: &str,
+        again: Option<&'static str>,
+        input: &[u8],
+    ) -> (Result<i64, OwnFailure>, String, String) {
+        let Wires { streams, ends } = wires(false).unwrap();
+        let again: Again = Box::new(move |_| Box::pin(async move { again.map(shell) }));
+        let started = start(shell(script), ends, again).unwrap();
         let (mut stdin, mut stdout, mut stderr) = (streams.stdin, streams.stdout, streams.stderr);
         stdin.write_all(input).await.unwrap();
         // Kept: that it is shut down is its end.
@@ -310,6 +397,37 @@ mod tests {
         assert!(err.ends_with("}}"), "{err}");
     }
 
+    const REPORT: &str = r#"echo '{"error":{"code":"SMOLVM_ERROR","message":"busy"}}' >&2; exit 1"#;
+
+    #[tokio::test]
+    async fn a_client_in_the_place_of_one_that_failed_has_its_streams() {
+        let (code, out, err) = run_again(REPORT, Some("cat; echo oops >&2; exit 7"), b"in\n").await;
+        assert_eq!((code, out.as_str(), err.as_str()), (Ok(7), "in\n", "oops\n"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_has_said_something_is_not_run_again() {
+        let first = format!("echo begun >&2; {REPORT}");
+        let (outcome, out, err) = run_again(&first, Some("echo again"), b"").await;
+        assert_eq!((out.as_str(), err.as_str()), ("", "begun\n"));
+        assert_eq!(outcome.unwrap_err().message, "busy");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_stopped_is_not_followed_by_another() {
+        let Wires { streams, ends } = wires(false).unwrap();
+        let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let again: Again = Box::new(move |_| {
+            ask.send(()).unwrap();
+            Box::pin(std::future::pending())
+        });
+        let started = start(shell(REPORT), ends, again).unwrap();
+        asked.recv().await.unwrap();
+        drop(started.stop);
+        assert_eq!(started.ended.await.unwrap().own_failure().unwrap().message, "busy");
+        drop(streams);
+    }
+
     #[tokio::test]
     async fn a_terminal_of_ours_has_the_size_that_it_is_told() {
         let Wires { streams, ends } = wires(true).unwrap();
@@ -318,7 +436,7 @@ mod tests {
             "-c",
             "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done",
         ]);
-        let started = start(command, ends).unwrap();
+        let started = start(command, ends, never()).unwrap();
         let mut stdout = streams.stdout;
         let mut seen = Vec::new();
         let mut part = [0; 256];
@@ -340,7 +458,7 @@ mod tests {
         let Wires { ends, streams } = wires(false).unwrap();
         let mut command = Command::new("sleep");
         command.arg("600");
-        let started = start(command, ends).unwrap();
+        let started = start(command, ends, never()).unwrap();
         drop(started.stop);
         let ended = started.ended.await.unwrap();
         assert!(ended.of_the_command("x").await.is_err());

@@ -7,6 +7,7 @@ use bottle_backend::Backend;
 use bottle_launch::{Bottle, SweepScope, sweep, tree};
 use bottle_plan::{LABEL_OWNER_START, Topology};
 use fixture::{Site, run, shell_spec, talk};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,6 +102,18 @@ async fn programs_in_a_machine_have_their_input_status_and_files() {
     let (out, _) = talk(exec.streams, b"").await;
     let out = String::from_utf8(out).unwrap();
     assert!(out.contains("uid=65534") && out.contains("\nb c\n/tmp\n"), "{out}");
+
+    // As busy as a machine can be: smolvm calls it unreachable, and says of it that it is not running.
+    let process = Pid::from_raw(bottle.guest().pid.unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let exec = bottle.exec(&shell_spec("cat")).await.unwrap();
+    let goes_on = async {
+        tokio::time::sleep(bottle_backend::patient(std::time::Duration::from_secs(1))).await;
+        kill_process(process, Signal::CONT).unwrap();
+    };
+    let (_, (out, err)) = tokio::join!(goes_on, talk(exec.streams, b"input"));
+    assert_eq!((out.as_slice(), err.as_str()), (&b"input"[..], ""));
+    assert_eq!(exec.exit.await, Ok(0));
 
     bottle.signal_guest("TERM").await.unwrap();
     assert_eq!(bottle.wait_guest().await, Ok(143));

@@ -68,8 +68,8 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
             .any(|call| call.contains("machine delete") && call.contains(" -f")),
         "{calls}"
     );
-    // Version, create, look, start, look, first program, command; then a further program and the removal.
-    assert_eq!(calls.lines().count(), 9, "{calls}");
+    // Version, create, start, look, first program, command; then a further program and the removal.
+    assert_eq!(calls.lines().count(), 8, "{calls}");
     let environment = std::fs::read_to_string(site.path("smolvm/environment")).unwrap();
     assert!(environment.contains("SMOLVM_IMAGE_SEEDS=0"));
     assert!(environment.contains("SMOLVM_AGENT_READY_TIMEOUT_SECS=25"));
@@ -115,10 +115,10 @@ async fn a_program_that_does_not_answer_is_not_waited_for() {
 #[case("create.kill", "", &["creating the guest", "smolvm machine create", "SIGKILL"])]
 #[case("create.fail", r#"{"error":{"code":"CONFIG_ERROR","message":"disk full"}}"#, &["smolvm machine create: disk full"])]
 #[case("create.fail", "no json at all", &["smolvm machine create", "no json at all"])]
-#[case("ls.hang", "", &["reading back the guest", "smolvm machine ls", "not done within"])]
-#[case("ls.kill", "", &["reading back the guest", "smolvm machine ls"])]
-#[case("ls.say", "{]", &["reading back the guest", "smolvm machine ls", "expected a JSON list", "{]"])]
-#[case("ls.say", "[]", &["reading back the guest", "there is no machine"])]
+#[case("ls.hang", "", &["starting the guest", "smolvm machine ls", "not done within"])]
+#[case("ls.kill", "", &["starting the guest", "smolvm machine ls"])]
+#[case("ls.say", "{]", &["starting the guest", "smolvm machine ls", "expected a JSON list", "{]"])]
+#[case("ls.say", "[]", &["starting the guest", "there is no machine"])]
 #[case("start.hang", "", &["starting the guest", "smolvm machine start", "not done within"])]
 #[case("start.late", "", &["starting the guest", "smolvm machine start", "not done within"])]
 #[case("start.kill", "", &["starting the guest", "smolvm machine start"])]
@@ -126,7 +126,7 @@ async fn a_program_that_does_not_answer_is_not_waited_for() {
 #[case("exec.hang", "", &["starting the guest", "smolvm machine exec", "not done within"])]
 #[case("exec.kill", "", &["starting the guest", "smolvm machine exec"])]
 #[case("exec.fail", "executable file `/run/bottle/bottle-guest` not found", &["starting the guest", "bottle-guest` not found"])]
-#[case("drift.sed", "s/\"network\": false/\"network\": true/", &["reading back the guest", "network: asked for false, found true"])]
+#[case("drift.sed", "s/\"network\": false/\"network\": true/", &["starting the guest", "network: asked for false, found true"])]
 #[case("drift.sed", "s/\"ports\": 0/\"ports\": 1/", &["ports: asked for 0, found 1"])]
 #[tokio::test]
 async fn a_launch_that_fails_is_undone(#[case] file: &str, #[case] content: &str, #[case] expected: &[&str]) {
@@ -255,6 +255,79 @@ async fn a_machine_that_dies_is_told_from_a_command_that_fails() {
     );
     assert!(bottle.close().await.is_clean());
     assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// What smolvm (1.32.2) says of a machine that does not run, and of one whose agent does not answer within milliseconds.
+const NOT_RUNNING: &str = r#"{"error":{"code":"SMOLVM_ERROR","message":"machine 'x' is not running. Start it with: smolvm machine start; if a start is already in progress, retry once it finishes"}}"#;
+
+/// The first program, a further one with its input, and a signal.
+#[tokio::test]
+async fn a_program_is_started_again_in_a_machine_that_was_busy() {
+    let site = Site::new();
+    let tries = |of: &str| {
+        let is_try = |call: &&str| call.contains("machine exec") && call.ends_with(of);
+        site.calls().lines().filter(is_try).count()
+    };
+    let busy_once = || site.tell("exec.fail-once", NOT_RUNNING);
+    busy_once();
+    let bottle = site.launch("cat; exit 7").await.unwrap();
+    assert_eq!(tries("bottle-guest"), 2, "{}", site.calls());
+    let (out, err) = talk(bottle.guest_streams().unwrap(), b"hello").await;
+    assert_eq!((out.as_str(), err.as_str()), ("hello", ""));
+
+    busy_once();
+    let spec = ExecSpec {
+        command: ["sh", "-c", "cat; exit 3"].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    };
+    let exec = bottle.exec(&spec).await.unwrap();
+    let (out, err) = talk(exec.streams, b"input").await;
+    assert_eq!((out.as_str(), err.as_str()), ("input", ""));
+    assert_eq!(exec.exit.await, Ok(3));
+    assert_eq!(tries("cat; exit 3"), 2, "{}", site.calls());
+
+    busy_once();
+    bottle.signal_guest("TERM").await.unwrap();
+    assert_eq!(
+        tries("--signal TERM --pid-file /run/bottle-guest.pid"),
+        2,
+        "{}",
+        site.calls()
+    );
+    assert!(bottle.close().await.is_clean());
+    assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// Within a limit where it stays busy, and not at all where it has ended.
+#[rstest]
+#[case::busy("ls.unreachable", "always", "the machine is `unreachable`", 2..10)]
+#[case::ended("vm/NAME/state", "stopped", "the machine is `stopped`", 1..2)]
+#[tokio::test]
+async fn a_program_that_cannot_be_started_again_is_told(
+    #[case] file: &str,
+    #[case] content: &str,
+    #[case] expected: &str,
+    #[case] tries: std::ops::Range<usize>,
+) {
+    let mut site = Site::new();
+    site.settings.limits.look = SHORT;
+    let bottle = site.launch(FOREVER).await.unwrap();
+    site.tell(&file.replace("NAME", &bottle.plan().guest.name), content);
+    site.tell("exec.fail", NOT_RUNNING);
+    let spec = ExecSpec {
+        command: vec!["further".to_owned()],
+        ..ExecSpec::default()
+    };
+    let exec = bottle.exec(&spec).await.unwrap();
+    let error = exec.exit.await.unwrap_err().to_string();
+    for words in [expected, "is not running"] {
+        assert!(error.contains(words), "`{words}` is not in `{error}`");
+    }
+    let calls = site.calls();
+    let tried = calls.lines().filter(|call| call.ends_with("further")).count();
+    assert!(tries.contains(&tried), "{tried} tries");
+    site.untell("exec.fail");
+    assert!(bottle.close().await.is_clean());
 }
 
 #[tokio::test]
