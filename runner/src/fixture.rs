@@ -19,7 +19,7 @@ use crate::images::MARKER;
 use crate::injecting::Injecting;
 use crate::lab::{Lab, hear_listener};
 use crate::leaks::{self, Planned};
-use crate::sightings::fresh_nonce;
+use crate::sightings::random;
 use crate::template::Keys;
 
 /// The suite's own manifest.
@@ -65,8 +65,6 @@ pub struct Fixture {
 /// The plan of a bottle of the suite's manifest.
 pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, SuiteError> {
     let manifest = bottle_plan::parse(MANIFEST_NAME, MANIFEST)?;
-    let mut entropy = [0; 8];
-    entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
     // Networks come and go during a run.
     let engine = lab
         .backend
@@ -77,7 +75,7 @@ pub async fn plan(lab: &Lab, kind: Kind, topology: Topology) -> Result<Plan, Sui
         home: "/nonexistent".to_owned(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
-        slug_entropy: entropy,
+        slug_entropy: random(),
         ..HostFacts::default()
     };
     engine.add_to(&mut facts);

@@ -138,7 +138,9 @@ fn over_udp(run: &Run, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> 
     socket.send_to(query, server)?;
     let end = Instant::now() + run.within(ANSWER_TIME);
     loop {
-        socket.set_read_timeout(Some(run.within(end.saturating_duration_since(Instant::now()))))?;
+        let left = run.within(end.saturating_duration_since(Instant::now()));
+        wire::await_datagram(&socket, left)?;
+        socket.set_read_timeout(Some(left))?;
         let mut answer = vec![0; 4096];
         let (length, from) = socket.recv_from(&mut answer)?;
         if from == server {

@@ -210,7 +210,7 @@ fn exchange(run: &Run, socket: &Socket, to: SocketAddr, bytes: &[u8], times: u32
             return answers;
         }
         let mut answer = [0; ANSWER_BYTES];
-        let ready = socket.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+        let ready = wire::await_datagram(socket, left).and_then(|()| socket.set_read_timeout(Some(left)));
         match ready.and_then(|()| (&*socket).read(&mut answer)) {
             Ok(length) => {
                 run.trace(format!("received {length} bytes"));

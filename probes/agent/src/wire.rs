@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::notes::Run;
@@ -77,6 +79,17 @@ pub fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// Waits until there is something to receive, and fails as a receive that timed out does. A time-out of the socket's own does not
+/// end a receive where the machine's stack carries the datagrams (smolvm 1.32.2, TSI).
+pub fn await_datagram(socket: &impl AsFd, time: Duration) -> io::Result<()> {
+    let mut events = [PollFd::new(socket, PollFlags::IN)];
+    let time = Timespec::try_from(time).map_err(io::Error::other)?;
+    match retry_on_intr(|| poll(&mut events, Some(&time)))? {
+        0 => Err(Errno::AGAIN.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Reads what comes within `time` (longer where the machine is slower), at most `limit` bytes. An error only when it came before any
 /// byte.
 pub fn read_for(run: &Run, stream: &mut dyn Stream, time: Duration, limit: usize) -> io::Result<Vec<u8>> {
@@ -115,4 +128,21 @@ pub fn read_until(
 pub fn excerpt(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(160)];
     format!("{} bytes \"{}\"", bytes.len(), shown.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn a_datagram_is_awaited_and_no_longer() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let error = await_datagram(&socket, Duration::from_millis(1)).expect_err("nothing came");
+        assert!(is_silence(&error), "{error}");
+        socket
+            .send_to(b"x", socket.local_addr().expect("has an address"))
+            .expect("sends");
+        await_datagram(&socket, Duration::from_secs(10)).expect("something came");
+    }
 }

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::lab::{Lab, LabOptions};
 use crate::leaks;
-use crate::sightings::fresh_nonce;
+use crate::sightings::{fresh_nonce, random};
 
 /// Which image has the tools; set by `cargo xtask test`.
 const IMAGE: &str = "BOTTLE_TEST_TOOLS_IMAGE";
@@ -91,11 +91,9 @@ impl Stage {
     /// The plan that `bottle run` would make, with the stand-in internet around it.
     pub async fn plan(&self, manifest: &str, topology: Topology, agent: Option<&str>, command: &[&str]) -> Plan {
         let manifest = bottle_plan::parse("fixtures/manifests/tools.yaml", manifest).unwrap();
-        let mut entropy = [0; 8];
-        entropy.copy_from_slice(&fresh_nonce().as_str().as_bytes()[2..10]);
         let mut facts = HostFacts {
             home: "/nonexistent".to_owned(),
-            slug_entropy: entropy,
+            slug_entropy: random(),
             ..HostFacts::default()
         };
         self.lab.backend.facts().await.unwrap().add_to(&mut facts);
