@@ -229,16 +229,7 @@ impl Backend for Smolvm {
     fn wait<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>> {
         match of_id(id) {
             None => self.inner.wait(role, id),
-            Some(_) => Box::pin(async move {
-                let mut end = self.machine(id)?.end();
-                let end = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-                end.unwrap_or_else(|| {
-                    Err(unexpected(
-                        format!("wait for {id}"),
-                        "it was removed before its end was seen",
-                    ))
-                })
-            }),
+            Some(_) => Box::pin(async move { self.machine(id)?.ended().await }),
         }
     }
 

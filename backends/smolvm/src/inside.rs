@@ -18,6 +18,9 @@ const ORDINARY: &str = "1000:1000";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Exit code of `bottle-guest` without a command.
 pub(crate) const CALLED_WRONGLY: i32 = 125;
+/// Has `bottle-guest`, as its first option, say on standard error that it begins, and the line by which it does.
+const ANNOUNCE: &str = "--announce";
+pub(crate) const ANNOUNCEMENT: &str = "bottle-guest: begun";
 /// Where the guest's init leaves its process id, for signals.
 const PID_FILE: &str = "/run/bottle-guest.pid";
 
@@ -141,6 +144,13 @@ impl Inside {
         env.extend(more.clone());
         env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
+}
+
+/// A command line of `bottle-guest` with which it announces itself.
+pub(crate) fn announced(command: &[String]) -> Vec<String> {
+    let mut words = command.to_vec();
+    words.insert(1, ANNOUNCE.to_owned());
+    words
 }
 
 /// What holds of every program.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bottle_backend::{BackendError, Input, Labels, Observed, RelaySecret, Streams};
+use bottle_backend::{BackendError, BackendErrorKind, Input, Labels, Observed, RelaySecret, Streams};
 use bottle_plan::{ContainerPlan, MACHINE_SOCKETS, MountSource};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -16,7 +16,8 @@ use crate::journal::{Entry, Journal, Kind, id};
 use crate::listing::{self, Listed};
 use crate::mediation::Decider;
 use crate::processes::Process;
-use crate::program::{Limits, Program, refused, unexpected};
+use crate::program::{Limits, Program, error, refused, unexpected};
+use crate::programs::EXEC;
 use crate::relay::{Relay, Way};
 use crate::routing::{Narrowing, Route};
 use crate::shapes::MachineSpec;
@@ -149,9 +150,32 @@ impl Maker {
     }
 
     /// Starts a machine and its command.
+    ///
+    /// The first program of a machine makes the container that all others join. Of two at once one would get a container of its
+    /// own, apart from the other, so nobody is let in before the command's init has announced itself. On a terminal it cannot,
+    /// and another program comes first.
     pub(crate) async fn start(&self, machine: &Machine, starts: &Semaphore) -> Result<(), BackendError> {
         self.bring_up(machine, starts).await?;
-        self.start_command(machine)
+        if machine.plan.tty {
+            self.open_up(machine).await?;
+        }
+        let begun = self.start_command(machine)?;
+        if machine.plan.tty {
+            return Ok(());
+        }
+        match tokio::time::timeout(self.limits.create, begun).await {
+            Ok(Ok(())) => Ok(()),
+            // It was dropped: the client has ended.
+            Ok(Err(_)) => match machine.ended().await {
+                Err(error) => Err(error),
+                Ok(code) => Err(unexpected(EXEC, format!("it ended with {code} and began nothing"))),
+            },
+            Err(_) => {
+                let limit = self.limits.create.as_secs_f32();
+                let what = format!("not done within {limit} s: no program began in the machine");
+                Err(error(EXEC, BackendErrorKind::TimedOut, what))
+            }
+        }
     }
 
     /// Starts a machine without its command, once, and sees that it is what was asked for.
@@ -189,15 +213,13 @@ impl Maker {
             ));
         }
         self.narrow(machine).await?;
-        self.open_up(machine).await?;
         let mut held = machine.held();
         held.seen = Some(listed);
         held.is_up = true;
         Ok(())
     }
 
-    /// The first program of a machine makes the container that all others join. Of two at once one would get a container of
-    /// its own, apart from the other, so the first one is this, which also shows that `bottle-guest` is there and runs.
+    /// Runs a first program that does nothing, which also shows that `bottle-guest` is there and runs.
     async fn open_up(&self, machine: &Machine) -> Result<(), BackendError> {
         let shapes = self.program.shapes();
         let name = &machine.spec.name;
@@ -260,7 +282,8 @@ impl Maker {
         self.journal.write(&entry)
     }
 
-    fn start_command(&self, machine: &Machine) -> Result<(), BackendError> {
+    /// Starts the command; who is told when it begins.
+    fn start_command(&self, machine: &Machine) -> Result<oneshot::Receiver<()>, BackendError> {
         let call = format!("start the command in {}", machine.spec.name);
         let failed = |error: std::io::Error| unexpected(&*call, error.to_string());
         let ends = match machine.held().ends.take() {
@@ -284,7 +307,7 @@ impl Maker {
             let code = maker.code(&name, started.ended).await;
             exit.send_replace(Some(code));
         });
-        Ok(())
+        Ok(started.begun)
     }
 
     /// Writes files into a running machine: (path, mode, content).
@@ -384,9 +407,16 @@ impl Machine {
         }
     }
 
-    /// Waits for the command's end.
-    pub(crate) fn end(&self) -> watch::Receiver<End> {
-        self.exit.subscribe()
+    /// Waits for the command's end: its exit code. It does not keep the machine.
+    pub(crate) fn ended(&self) -> impl Future<Output = Result<i64, BackendError>> + use<> {
+        let (mut end, name) = (self.exit.subscribe(), self.spec.name.clone());
+        async move {
+            let end = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+            end.unwrap_or_else(|| {
+                let problem = "it was removed before its end was seen";
+                Err(unexpected(format!("wait for {name}"), problem))
+            })
+        }
     }
 
     /// Terminal of the command.

@@ -78,7 +78,7 @@ impl Program {
         let command = binary.command(&Shapes::version());
         let said = binary.run(CALL, command, limits.look, Place::Any).await?;
         if said.code != Some(0) {
-            return Err(failed(CALL, &said));
+            return Err(failed(CALL, &said.status, &said.stderr));
         }
         let version = Version::read(&said.stdout).ok_or_else(|| {
             let found = first_line(&said.stdout);
@@ -146,7 +146,7 @@ impl Program {
         if said.code == Some(code) {
             Ok(())
         } else {
-            Err(failed(&name, &said))
+            Err(failed(&name, &said.status, &said.stderr))
         }
     }
 
@@ -236,13 +236,14 @@ fn name_of(words: &[String]) -> String {
     format!("smolvm {}", words.iter().take(2).cloned().collect::<Vec<_>>().join(" "))
 }
 
-fn failed(name: &str, said: &Said) -> BackendError {
-    let own = OwnFailure::in_text(&said.stderr);
+/// The error of a call that ended so and said this on standard error.
+pub(crate) fn failed(name: &str, status: &str, said: &str) -> BackendError {
+    let own = OwnFailure::in_text(said);
     let kind = own.as_ref().map_or(BackendErrorKind::Refused, OwnFailure::kind);
     let what = match own {
         Some(own) => own.message,
-        None if said.stderr.trim().is_empty() => format!("it ended with {} and said nothing", said.status),
-        None => format!("it ended with {} and said: {}", said.status, last_lines(&said.stderr)),
+        None if said.trim().is_empty() => format!("it ended with {status} and said nothing"),
+        None => format!("it ended with {status} and said: {}", last_lines(said)),
     };
     error(name, kind, what)
 }
@@ -286,7 +287,7 @@ impl Said {
         if self.code == Some(0) {
             Ok(self.stdout)
         } else {
-            Err(failed(name, &self))
+            Err(failed(name, &self.status, &self.stderr))
         }
     }
 }

@@ -13,14 +13,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
-use crate::inside::Inside;
+use crate::inside::{self, ANNOUNCEMENT, Inside};
 use crate::listing;
 use crate::machine::{ASK_AGAIN, Maker};
 use crate::own_failure::{self, OwnFailure};
-use crate::program::{error, refused, unexpected};
+use crate::program::{error, failed, refused, unexpected};
 use crate::shapes::Call;
 use crate::wire::{self, Ended, Ends, Started, Terminal, Wires};
 
+/// What runs a program in a machine.
+pub(crate) const EXEC: &str = "smolvm machine exec";
 /// What is kept of what a failed program of ours says.
 const LONGEST_COMPLAINT: u64 = 16 * 1024;
 /// Input goes in such parts, each of which has a time limit.
@@ -35,7 +37,8 @@ pub(crate) struct Further {
 
 impl Maker {
     /// Starts a program on these streams, and again when the machine was busy: nothing of it had begun then, and nothing was
-    /// taken from its input. (A program of the guest that says just what smolvm would is run again, by its own doing.)
+    /// taken from its input. Whether it has begun is announced, but for those on a terminal, which is the program's alone: one
+    /// that says there just what smolvm would is run again, by its own doing.
     pub(crate) fn begin(
         &self,
         name: &str,
@@ -44,11 +47,16 @@ impl Maker {
         env: &[String],
         command: &[String],
     ) -> io::Result<Started> {
+        let (command, announcement) = if tty {
+            (command.to_vec(), None)
+        } else {
+            (inside::announced(command), Some(ANNOUNCEMENT))
+        };
         let call = Call {
             name,
             tty,
             env,
-            command,
+            command: &command,
         };
         let words = self.program.shapes().exec(&call, self.program.state());
         let first = self.program.command(&words);
@@ -60,7 +68,7 @@ impl Maker {
                 is_busy.then(|| maker.program.command(&words))
             })
         });
-        wire::start(first, ends, again)
+        wire::start(first, ends, announcement, again)
     }
 
     /// Whether a program that did not begin, for this reason, is to be started again; waits until it may.
@@ -90,14 +98,15 @@ impl Maker {
         }
     }
 
-    /// The exit code of a program. A report of smolvm's own counts only when the machine is really not there any more: a
-    /// program could print the same.
+    /// The exit code of a program that has begun. Of one that has, a report of smolvm's own counts only when the machine is really
+    /// not there any more: the program could print the same.
     pub(crate) async fn code(&self, name: &str, ended: oneshot::Receiver<Ended>) -> Result<i64, BackendError> {
         let call = format!("run in {name}");
         let ended = ended.await.map_err(|error| unexpected(&*call, error.to_string()))?;
         if let Some(own) = ended.own_failure() {
             let seen = listing::find(&self.program, name, self.limits.look).await;
-            if !matches!(&seen, Ok(Some(listed)) if listed.is_running()) {
+            let runs = matches!(&seen, Ok(Some(listed)) if listed.is_running());
+            if !runs || ended.before_its_program().is_some() {
                 let state = match seen {
                     Ok(Some(listed)) => format!("the machine is `{}`", listed.state),
                     Ok(None) => "the machine is gone".to_owned(),
@@ -109,6 +118,9 @@ impl Maker {
                     format!("{state}; smolvm says: {}", own.message),
                 ));
             }
+        }
+        if let (Some(said), Ok(status)) = (ended.before_its_program(), &ended.status) {
+            return Err(failed(EXEC, &status.to_string(), &said));
         }
         ended.of_the_command(&call).await
     }

@@ -168,12 +168,38 @@ pub(crate) struct Started {
     pub(crate) ended: oneshot::Receiver<Ended>,
     /// Ends the client when it is dropped or sent to.
     pub(crate) stop: oneshot::Sender<()>,
+    /// Told when a program that is announced begins.
+    pub(crate) begun: oneshot::Receiver<()>,
+}
+
+/// A line of standard error with which a program begins, which is for us alone, and who is told when it came. Lines before it are
+/// smolvm's.
+struct Announcement {
+    line: &'static str,
+    tell: oneshot::Sender<()>,
+}
+
+impl Announcement {
+    /// Where it is, with the end of its line.
+    fn find(&self, said: &[u8]) -> Option<std::ops::Range<usize>> {
+        let mut begin = 0;
+        for line in said.split_inclusive(|byte| *byte == b'\n') {
+            let end = begin + line.len();
+            if line.strip_suffix(b"\n") == Some(self.line.as_bytes()) {
+                return Some(begin..end);
+            }
+            begin = end;
+        }
+        None
+    }
 }
 
 /// How a client ended.
 pub(crate) struct Ended {
     pub(crate) status: io::Result<std::process::ExitStatus>,
     held: Vec<u8>,
+    /// Whether a program that is announced never was.
+    is_unannounced: bool,
     stderr: DuplexStream,
 }
 
@@ -181,8 +207,13 @@ impl Ended {
     /// What it says of itself, when it failed and its last line is such a report.
     pub(crate) fn own_failure(&self) -> Option<OwnFailure> {
         let code = self.status.as_ref().ok().and_then(std::process::ExitStatus::code);
-        let line = std::str::from_utf8(&self.held).ok()?.trim();
+        let line = std::str::from_utf8(&self.held[last_line(&self.held)..]).ok()?.trim();
         (code == Some(1)).then(|| OwnFailure::of_json(line))?
+    }
+
+    /// What was said by a client that ended before its program began, where that is announced.
+    pub(crate) fn before_its_program(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.is_unannounced.then(|| String::from_utf8_lossy(&self.held))
     }
 
     /// The exit code of the command: the last line was its own.
@@ -197,8 +228,13 @@ impl Ended {
     }
 }
 
-/// Starts a client on these ends.
-pub(crate) fn start(command: Command, ends: Ends, again: Again) -> io::Result<Started> {
+/// Starts a client on these ends. `announcement`: a line of standard error with which its program begins.
+pub(crate) fn start(
+    command: Command,
+    ends: Ends,
+    announcement: Option<&'static str>,
+    again: Again,
+) -> io::Result<Started> {
     let Ends {
         stdin,
         stdout,
@@ -213,9 +249,11 @@ pub(crate) fn start(command: Command, ends: Ends, again: Again) -> io::Result<St
     });
     let (stop, mut stopped) = oneshot::channel();
     let (tell, ended) = oneshot::channel();
+    let (tell_begun, begun) = oneshot::channel();
+    let mut announcement = announcement.map(|line| Announcement { line, tell: tell_begun });
     tokio::spawn(async move {
         loop {
-            let passing = tokio::spawn(pass_on(child.stderr.take(), stderr));
+            let passing = tokio::spawn(pass_on(child.stderr.take(), announcement, stderr));
             let (status, is_stopped) = until(&mut child, &mut stopped).await;
             client.store(0, Ordering::Relaxed);
             let Ok(passed) = passing.await else { return };
@@ -223,8 +261,10 @@ pub(crate) fn start(command: Command, ends: Ends, again: Again) -> io::Result<St
             let mut end = Ended {
                 status,
                 held: passed.held,
+                is_unannounced: passed.awaited.is_some(),
                 stderr: passed.to,
             };
+            announcement = passed.awaited;
             if let Some(own) = end.own_failure().filter(|_| may_start_again) {
                 let next = tokio::select! {
                     biased;
@@ -248,7 +288,12 @@ pub(crate) fn start(command: Command, ends: Ends, again: Again) -> io::Result<St
             return;
         }
     });
-    Ok(Started { terminal, ended, stop })
+    Ok(Started {
+        terminal,
+        ended,
+        stop,
+        begun,
+    })
 }
 
 fn spawn(mut command: Command, stdin: &OwnedFd, stdout: &OwnedFd) -> io::Result<Child> {
@@ -279,18 +324,22 @@ async fn until(child: &mut Child, stopped: &mut oneshot::Receiver<()>) -> (io::R
 
 /// What came of a standard error.
 struct Passed {
-    /// A last line that may be smolvm's own report.
+    /// A last line that may be smolvm's own report; all of it where the announcement did not come.
     held: Vec<u8>,
     /// Whether there was anything else.
     any: bool,
+    /// The announcement that did not come.
+    awaited: Option<Announcement>,
     to: DuplexStream,
 }
 
-/// Passes standard error on as it comes, but holds a last line back that may be smolvm's own report.
-async fn pass_on(errors: Option<ChildStderr>, to: DuplexStream) -> Passed {
+/// Passes standard error on as it comes, but holds a last line back that may be smolvm's own report, and everything until the
+/// announcement.
+async fn pass_on(errors: Option<ChildStderr>, awaited: Option<Announcement>, to: DuplexStream) -> Passed {
     let mut passed = Passed {
         held: Vec::new(),
         any: false,
+        awaited,
         to,
     };
     let Some(mut errors) = errors else {
@@ -300,6 +349,19 @@ async fn pass_on(errors: Option<ChildStderr>, to: DuplexStream) -> Passed {
     while let Ok(count @ 1..) = errors.read(&mut part).await {
         let held = &mut passed.held;
         held.extend_from_slice(&part[..count]);
+        if let Some(awaited) = passed.awaited.take() {
+            if let Some(found) = awaited.find(held) {
+                held.drain(found);
+                passed.any = true;
+                // Nobody may be waiting.
+                let _ = awaited.tell.send(());
+            } else {
+                // Its end is what tells most.
+                held.drain(..held.len().saturating_sub(LONGEST_REPORT));
+                passed.awaited = Some(awaited);
+                continue;
+            }
+        }
         let line = last_line(held);
         let keep = if may_be_report(&held[line..]) && held.len() - line <= LONGEST_REPORT {
             line
@@ -356,7 +418,7 @@ mod tests {
     ) -> (Result<i64, OwnFailure>, String, String) {
         let Wires { streams, ends } = wires(false).unwrap();
         let again: Again = Box::new(move |_| Box::pin(async move { again.map(shell) }));
-        let started = start(shell(script), ends, again).unwrap();
+        let started = start(shell(script), ends, None, again).unwrap();
         let (mut stdin, mut stdout, mut stderr) = (streams.stdin, streams.stdout, streams.stderr);
         stdin.write_all(input).await.unwrap();
         // Kept: that it is shut down is its end.
@@ -413,6 +475,59 @@ mod tests {
         assert_eq!(outcome.unwrap_err().message, "busy");
     }
 
+    /// Whether it was announced, what was said before if not, and what came out of its standard error.
+    async fn announced(script: &str) -> (bool, Option<String>, String) {
+        let Wires { streams, ends } = wires(false).unwrap();
+        let started = start(shell(script), ends, Some("program: begun"), never()).unwrap();
+        let mut stderr = streams.stderr;
+        let mut err = String::new();
+        let outcome = async {
+            let ended = started.ended.await.unwrap();
+            let before = ended.before_its_program().map(std::borrow::Cow::into_owned);
+            let _ = ended.of_the_command("run").await;
+            before
+        };
+        let (before, _) = tokio::join!(outcome, stderr.read_to_string(&mut err));
+        (started.begun.await.is_ok(), before, err)
+    }
+
+    #[rstest::rstest]
+    #[case::at_once("echo program: begun >&2; echo oops >&2", None, "oops\n")]
+    #[case::after_others("echo smolvm >&2; echo program: begun >&2; echo oops >&2", None, "smolvm\noops\n")]
+    #[case::twice("echo program: begun >&2; echo program: begun >&2", None, "program: begun\n")]
+    #[case::in_pieces(
+        "for part in prog ram: ' beg' 'un\n' oop 's\n'; do printf \"$part\" >&2; sleep 0.02; done",
+        None,
+        "oops\n"
+    )]
+    #[case::alone("echo program: begun >&2", None, "")]
+    #[case::never("echo no such machine >&2; exit 1", Some("no such machine\n"), "no such machine\n")]
+    #[case::not_the_line(
+        "printf 'x program: begun\nprogram: begun' >&2",
+        Some("x program: begun\nprogram: begun"),
+        "x program: begun\nprogram: begun"
+    )]
+    #[case::silence("exit 1", Some(""), "")]
+    #[tokio::test]
+    async fn a_program_that_is_announced_is_told_from_one_that_never_began(
+        #[case] script: &str,
+        #[case] before: Option<&str>,
+        #[case] err: &str,
+    ) {
+        let (is_told, said, heard) = announced(script).await;
+        assert_eq!((said.as_deref(), heard.as_str()), (before, err));
+        assert_eq!(is_told, before.is_none());
+    }
+
+    #[tokio::test]
+    async fn of_much_that_is_said_in_the_place_of_a_beginning_the_end_is_kept() {
+        let script = "head -c 100000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1";
+        let (is_told, said, _) = announced(script).await;
+        let said = said.unwrap();
+        assert!(!is_told && said.ends_with("xlast\n"));
+        assert_eq!(said.len(), LONGEST_REPORT);
+    }
+
     #[tokio::test]
     async fn a_client_that_is_stopped_is_not_followed_by_another() {
         let Wires { streams, ends } = wires(false).unwrap();
@@ -421,7 +536,7 @@ mod tests {
             ask.send(()).unwrap();
             Box::pin(std::future::pending())
         });
-        let started = start(shell(REPORT), ends, again).unwrap();
+        let started = start(shell(REPORT), ends, None, again).unwrap();
         asked.recv().await.unwrap();
         drop(started.stop);
         assert_eq!(started.ended.await.unwrap().own_failure().unwrap().message, "busy");
@@ -436,7 +551,7 @@ mod tests {
             "-c",
             "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done",
         ]);
-        let started = start(command, ends, never()).unwrap();
+        let started = start(command, ends, None, never()).unwrap();
         let mut stdout = streams.stdout;
         let mut seen = Vec::new();
         let mut part = [0; 256];
@@ -458,7 +573,7 @@ mod tests {
         let Wires { ends, streams } = wires(false).unwrap();
         let mut command = Command::new("sleep");
         command.arg("600");
-        let started = start(command, ends, never()).unwrap();
+        let started = start(command, ends, None, never()).unwrap();
         drop(started.stop);
         let ended = started.ended.await.unwrap();
         assert!(ended.of_the_command("x").await.is_err());

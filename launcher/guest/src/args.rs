@@ -10,7 +10,7 @@ use crate::copy::Copy;
 
 /// How to call the program.
 pub const USAGE: &str =
-    "usage: bottle-guest [--forward ADDRESS:PORT=SOCKET]... [--copy[-shared] SOURCE=TARGET]... [--lease SOCKET] \
+    "usage: bottle-guest [--announce] [--forward ADDRESS:PORT=SOCKET]... [--copy[-shared] SOURCE=TARGET]... [--lease SOCKET] \
                          [--workdir DIRECTORY] [--confine USER[:GROUP]] [--seccomp] [--hostname NAME] [--no-resolver] \
                          [--tmpfs PATH=BYTES,OPTIONS]... [--writable DIRECTORY]... [--read-only-root] \
                          [--open-files N] [--processes N] [--pid-file FILE] [--exec] -- COMMAND [ARGUMENT]...

@@ -24,13 +24,21 @@ use std::process::ExitCode;
 /// Exit status when the guest could not be prepared; the command was not started.
 const CANNOT_PREPARE: u8 = 125;
 
+/// First word of a command line that is to be announced, and the line on standard error by which it is: a microVM's program says
+/// nothing of whether, and when, it has started one.
+const ANNOUNCE: &str = "--announce";
+const ANNOUNCEMENT: &str = "bottle-guest: begun";
+
 fn main() -> ExitCode {
     // Before anything else opens a descriptor: from here on everything is ours and close-on-exec.
     edge::close_inherited();
     // Helpers of the launcher's, run in a guest that is prepared already.
-    let mut words = std::env::args_os()
-        .skip(1)
-        .map(|word| word.to_string_lossy().into_owned());
+    let mut args: Vec<_> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|word| word == ANNOUNCE) {
+        args.remove(0);
+        eprintln!("{ANNOUNCEMENT}");
+    }
+    let mut words = args.iter().map(|word| word.to_string_lossy().into_owned());
     match words.next().as_deref() {
         Some("--check") => return check::main(words),
         Some(what @ ("--pack" | "--unpack" | "--unpack-file")) => {
@@ -38,7 +46,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let args = match args::Args::parse(std::env::args_os().skip(1)) {
+    let args = match args::Args::parse(args) {
         Ok(args) => args,
         Err(error) => {
             eprintln!("bottle-guest: {error}\n{}", args::USAGE);

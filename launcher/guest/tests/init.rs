@@ -48,6 +48,19 @@ fn exits_with_the_status_of_the_command(#[case] script: &str, #[case] expected: 
 }
 
 #[test]
+fn it_announces_itself_before_anything_else() {
+    let announced = output(program::command().args(["--announce", "--", "sh", "-c", "echo first >&2; exit 7"]));
+    assert_eq!(
+        String::from_utf8_lossy(&announced.stderr),
+        "bottle-guest: begun\nfirst\n"
+    );
+    assert_eq!(announced.status.code(), Some(7));
+    let unprepared = output(program::command().args(["--announce", "--nonsense"]));
+    assert!(unprepared.stderr.starts_with(b"bottle-guest: begun\n"));
+    assert_eq!(unprepared.status.code(), Some(125));
+}
+
+#[test]
 fn a_command_that_cannot_run_is_126_or_127() {
     let missing = output(program::command().args(["--", "/no/such/program"]));
     assert_eq!(missing.status.code(), Some(127));

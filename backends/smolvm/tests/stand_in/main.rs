@@ -68,8 +68,8 @@ async fn a_sealed_bottle_lives_and_leaves_nothing() {
             .any(|call| call.contains("machine delete") && call.contains(" -f")),
         "{calls}"
     );
-    // Version, create, start, look, first program, command; then a further program and the removal.
-    assert_eq!(calls.lines().count(), 8, "{calls}");
+    // Version, create, start, look, command; then a further program and the removal.
+    assert_eq!(calls.lines().count(), 7, "{calls}");
     let environment = std::fs::read_to_string(site.path("smolvm/environment")).unwrap();
     assert!(environment.contains("SMOLVM_IMAGE_SEEDS=0"));
     assert!(environment.contains("SMOLVM_AGENT_READY_TIMEOUT_SECS=25"));
@@ -260,7 +260,7 @@ async fn a_machine_that_dies_is_told_from_a_command_that_fails() {
 /// What smolvm (1.32.2) says of a machine that does not run, and of one whose agent does not answer within milliseconds.
 const NOT_RUNNING: &str = r#"{"error":{"code":"SMOLVM_ERROR","message":"machine 'x' is not running. Start it with: smolvm machine start; if a start is already in progress, retry once it finishes"}}"#;
 
-/// The first program, a further one with its input, and a signal.
+/// The command, a further program with its input, and a signal.
 #[tokio::test]
 async fn a_program_is_started_again_in_a_machine_that_was_busy() {
     let site = Site::new();
@@ -271,7 +271,7 @@ async fn a_program_is_started_again_in_a_machine_that_was_busy() {
     let busy_once = || site.tell("exec.fail-once", NOT_RUNNING);
     busy_once();
     let bottle = site.launch("cat; exit 7").await.unwrap();
-    assert_eq!(tries("bottle-guest"), 2, "{}", site.calls());
+    assert_eq!(tries("cat; exit 7"), 2, "{}", site.calls());
     let (out, err) = talk(bottle.guest_streams().unwrap(), b"hello").await;
     assert_eq!((out.as_str(), err.as_str()), ("hello", ""));
 
@@ -296,6 +296,29 @@ async fn a_program_is_started_again_in_a_machine_that_was_busy() {
     );
     assert!(bottle.close().await.is_clean());
     assert_eq!(site.left().await, Vec::<String>::new());
+}
+
+/// A program that has begun is not started again, whatever it says.
+#[tokio::test]
+async fn a_program_that_says_what_smolvm_would_is_run_once() {
+    let site = Site::new();
+    let says = format!("echo '{}' >&2; exit 1", NOT_RUNNING.replace('\'', ""));
+    let bottle = site.launch(&says).await.unwrap();
+    let (_, err) = talk(bottle.guest_streams().unwrap(), b"").await;
+    assert!(err.contains("is not running"), "{err}");
+    assert_eq!(bottle.wait_guest().await, Ok(1));
+    let spec = ExecSpec {
+        command: ["sh", "-c", &says].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    };
+    assert_eq!(bottle.exec(&spec).await.unwrap().exit.await, Ok(1));
+    let calls = site.calls();
+    assert_eq!(
+        calls.lines().filter(|call| call.contains("is not running")).count(),
+        2,
+        "{calls}"
+    );
+    assert!(bottle.close().await.is_clean());
 }
 
 /// Within a limit where it stays busy, and not at all where it has ended.

@@ -76,6 +76,11 @@ data-dir) echo "$vm" ;;
 exec)
   [ "$(cat "$vm/state")" = running ] || { echo '{"error":{"code":"SMOLVM_ERROR","message":"machine is not running"}}' >&2; exit 1; }
   guest=$1
+  if [ "$2" = --announce ]; then
+    echo "bottle-guest: begun" >&2
+    shift 2
+    set -- "$guest" "$@"
+  fi
   if [ "$2" = --pack ]; then
     if [ -f "$site/pack.cut" ]; then tar -c -C "$vm/disk$3" . | head -c 700; echo "bottle-guest: $3: no" >&2; exit 1; fi
     pack "$3" "$4"
