@@ -229,7 +229,11 @@ impl Backend for Smolvm {
     fn wait<'a>(&'a self, role: Role, id: &'a str) -> BoxFuture<'a, Result<i64, BackendError>> {
         match of_id(id) {
             None => self.inner.wait(role, id),
-            Some(_) => Box::pin(async move { self.machine(id)?.ended().await }),
+            Some(_) => Box::pin(async move {
+                // The machine is let go of before its end is waited for.
+                let ended = self.machine(id)?.ended();
+                ended.await
+            }),
         }
     }
 
