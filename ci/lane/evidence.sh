@@ -41,4 +41,4 @@ case $code in
 esac
 echo "not really attacked, so once more:" $cells
 # shellcheck disable=SC2086 # each is a word
-attack again $cells
+attack again "$@" $cells

@@ -59,6 +59,7 @@ pub fn sweep(
         run.notes.marker(false);
     }
     let mut ports: Vec<u16> = (first..=last).collect();
+    let all = ports.len();
     // What was found counts even where the time is not enough for all; here daemons like to be.
     ports.sort_by_key(|port| !(8000..10_000).contains(port));
     let mut sweep = Sweep {
@@ -70,7 +71,11 @@ pub fn sweep(
         failed: BTreeMap::new(),
         patience: PATIENCE,
     };
-    for some in ports.chunks(batch) {
+    // The declared ones by themselves, before a slow machine is busy with the others: that they are found is what shows that an
+    // open port would be.
+    let declared_ones: Vec<u16> = ports.extract_if(.., |port| declared.contains(port)).collect();
+    sweep.patience = run.awaiting(CONNECT_TIME);
+    for some in declared_ones.chunks(batch).chain(ports.chunks(batch)) {
         let known = sweep.open.len();
         let done = sweep.batch(address, some);
         // At once: what was found stays found, whatever cuts the rest off.
@@ -82,14 +87,13 @@ pub fn sweep(
             }
         }
         if done.is_err() {
-            run.trace(format!("{} ports of {} tried", sweep.tried, ports.len()));
+            run.trace(format!("{} ports of {all} tried", sweep.tried));
         }
         done?;
     }
     run.trace(format!(
-        "{} of {} ports open: {:?}",
+        "{} of {all} ports open: {:?}",
         sweep.open.len(),
-        ports.len(),
         &sweep.open[..sweep.open.len().min(20)]
     ));
     run.trace(format!("the others: {:?}", sweep.failed));
