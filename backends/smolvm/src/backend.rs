@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::image::{self, Image, OnDisk};
 use crate::inside::Inside;
 use crate::journal::{Entry, Kind, id, of_id};
-use crate::machine::{Machine, observed};
+use crate::machine::Machine;
 use crate::program::{error, refused, unexpected};
 use crate::routing::route;
 use crate::{Smolvm, facts, images_in_use, listing, loopback, shared};
@@ -362,7 +362,7 @@ impl Smolvm {
         let entry = entry.ok_or_else(missing)?;
         let plan = entry.plan.ok_or_else(missing)?;
         let inside = Inside::of(&plan, &entry.settings)?;
-        Ok(observed(name, Some(&listed), &plan, &inside, entry.labels))
+        Ok(listing::observed(name, Some(&listed), &plan, &inside, entry.labels))
     }
 
     async fn remove_machine(&self, name: &str) -> Result<(), BackendError> {

@@ -1,8 +1,11 @@
 //! What smolvm says of a machine, and how it differs from what was asked for.
 
-use bottle_backend::BackendError;
+use bottle_backend::{BackendError, Labels, Observed};
+use bottle_plan::ContainerPlan;
 use serde::Deserialize;
 
+use crate::inside::Inside;
+use crate::journal::{Kind, id};
 use crate::program::{Program, error, refused, unexpected};
 use crate::shapes::MachineSpec;
 
@@ -86,6 +89,28 @@ impl Listed {
                 differences.join("; ")
             ),
         ))
+    }
+}
+
+/// What is listed of a machine, if anything, as an engine would say it.
+pub(crate) fn observed(
+    name: &str,
+    listed: Option<&Listed>,
+    plan: &ContainerPlan,
+    inside: &Inside,
+    labels: Labels,
+) -> Observed {
+    Observed {
+        id: id(Kind::Machine, name),
+        applied: ContainerPlan {
+            user: Some(inside.user.clone()),
+            ..plan.clone()
+        },
+        labels,
+        addresses: Default::default(),
+        published: Default::default(),
+        pid: listed.and_then(|listed| listed.pid),
+        running: listed.is_some_and(Listed::is_running),
     }
 }
 

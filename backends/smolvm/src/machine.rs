@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bottle_backend::{BackendError, BackendErrorKind, Input, Labels, Observed, RelaySecret, Streams};
+use bottle_backend::{BackendError, BackendErrorKind, Input, Observed, RelaySecret, Streams};
 use bottle_plan::{ContainerPlan, MACHINE_SOCKETS, MountSource};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::firewall;
 use crate::image::Image;
 use crate::inside::{CALLED_WRONGLY, Inside};
-use crate::journal::{Entry, Journal, Kind, id};
+use crate::journal::{Entry, Journal};
 use crate::listing::{self, Listed};
 use crate::mediation::Decider;
 use crate::processes::Process;
@@ -310,30 +310,6 @@ impl Maker {
         Ok(started.begun)
     }
 
-    /// Writes files into a running machine: (path, mode, content).
-    pub(crate) async fn put(&self, name: &str, files: &[(String, u32, Vec<u8>)]) -> Result<(), BackendError> {
-        for (number, (path, mode, content)) in files.iter().enumerate() {
-            let copy = self
-                .program
-                .state()
-                .join(format!("put-{}-{name}-{number}", std::process::id()));
-            let written = std::fs::write(&copy, content);
-            let copied = match written {
-                Ok(()) => {
-                    let shapes = self.program.shapes();
-                    let mut words = shapes.copy_in(&copy, name, path, *mode);
-                    words.extend(shapes.everywhere(self.program.state()));
-                    self.ask(name, &words, 0, self.limits.create).await
-                }
-                Err(error) => Err(refused(format!("write {}", copy.display()), error.to_string())),
-            };
-            // It may not have been made.
-            let _ = std::fs::remove_file(&copy);
-            copied?;
-        }
-        Ok(())
-    }
-
     /// What a machine was given. Before its start that is what it is to be given: smolvm applies nothing until then, and
     /// [`Self::bring_up`] lets nothing run in a machine that it has not looked at.
     pub(crate) async fn observe(&self, machine: &Machine) -> Result<Observed, BackendError> {
@@ -350,29 +326,13 @@ impl Maker {
             listed.check(&machine.spec)?;
         }
         let name = &machine.spec.name;
-        Ok(observed(name, listed.as_ref(), &machine.plan, &machine.inside, labels))
-    }
-}
-
-/// What is listed of a machine, if anything, as an engine would say it.
-pub(crate) fn observed(
-    name: &str,
-    listed: Option<&Listed>,
-    plan: &ContainerPlan,
-    inside: &Inside,
-    labels: Labels,
-) -> Observed {
-    Observed {
-        id: id(Kind::Machine, name),
-        applied: ContainerPlan {
-            user: Some(inside.user.clone()),
-            ..plan.clone()
-        },
-        labels,
-        addresses: Default::default(),
-        published: Default::default(),
-        pid: listed.and_then(|listed| listed.pid),
-        running: listed.is_some_and(Listed::is_running),
+        Ok(listing::observed(
+            name,
+            listed.as_ref(),
+            &machine.plan,
+            &machine.inside,
+            labels,
+        ))
     }
 }
 

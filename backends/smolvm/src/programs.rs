@@ -161,6 +161,30 @@ impl Maker {
         self.ask(name, &words, 0, self.limits.look).await
     }
 
+    /// Writes files into a running machine: (path, mode, content).
+    pub(crate) async fn put(&self, name: &str, files: &[(String, u32, Vec<u8>)]) -> Result<(), BackendError> {
+        for (number, (path, mode, content)) in files.iter().enumerate() {
+            let copy = self
+                .program
+                .state()
+                .join(format!("put-{}-{name}-{number}", std::process::id()));
+            let written = std::fs::write(&copy, content);
+            let copied = match written {
+                Ok(()) => {
+                    let shapes = self.program.shapes();
+                    let mut words = shapes.copy_in(&copy, name, path, *mode);
+                    words.extend(shapes.everywhere(self.program.state()));
+                    self.ask(name, &words, 0, self.limits.create).await
+                }
+                Err(error) => Err(refused(format!("write {}", copy.display()), error.to_string())),
+            };
+            // It may not have been made.
+            let _ = std::fs::remove_file(&copy);
+            copied?;
+        }
+        Ok(())
+    }
+
     /// Unpacks a tree below a directory of a machine whose command does not run yet. What is at the top of the archive becomes
     /// the user's own directory, and everything in it is written by the user: an archive can do nothing that the command
     /// could not.
