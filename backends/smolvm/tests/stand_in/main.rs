@@ -323,7 +323,7 @@ async fn a_program_that_says_what_smolvm_would_is_run_once() {
 
 /// Within a limit where it stays busy, and not at all where it has ended.
 #[rstest]
-#[case::busy("ls.unreachable", "always", "the machine is `unreachable`", 2..10)]
+#[case::busy("ls.unreachable", "always", "the machine is `unreachable`", 2..20)]
 #[case::ended("vm/NAME/state", "stopped", "the machine is `stopped`", 1..2)]
 #[tokio::test]
 async fn a_program_that_cannot_be_started_again_is_told(
@@ -333,7 +333,7 @@ async fn a_program_that_cannot_be_started_again_is_told(
     #[case] tries: std::ops::Range<usize>,
 ) {
     let mut site = Site::new();
-    site.settings.limits.look = SHORT;
+    site.settings.limits.look = SHORT * 2;
     let bottle = site.launch(FOREVER).await.unwrap();
     site.tell(&file.replace("NAME", &bottle.plan().guest.name), content);
     site.tell("exec.fail", NOT_RUNNING);
