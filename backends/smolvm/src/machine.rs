@@ -159,10 +159,9 @@ impl Maker {
         if machine.plan.tty {
             self.open_up(machine).await?;
         }
-        let begun = self.start_command(machine)?;
-        if machine.plan.tty {
+        let Some(begun) = self.start_command(machine)? else {
             return Ok(());
-        }
+        };
         match tokio::time::timeout(self.limits.create, begun).await {
             Ok(Ok(())) => Ok(()),
             // It was dropped: the client has ended.
@@ -282,8 +281,8 @@ impl Maker {
         self.journal.write(&entry)
     }
 
-    /// Starts the command; who is told when it begins.
-    fn start_command(&self, machine: &Machine) -> Result<oneshot::Receiver<()>, BackendError> {
+    /// Starts the command; who is told when it begins, where that is announced.
+    fn start_command(&self, machine: &Machine) -> Result<Option<oneshot::Receiver<()>>, BackendError> {
         let call = format!("start the command in {}", machine.spec.name);
         let failed = |error: std::io::Error| unexpected(&*call, error.to_string());
         let ends = match machine.held().ends.take() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bottle_backend::{BackendError, Labels};
 use bottle_plan::{ContainerPlan, MountSource, VolumePlan};
 
+use crate::image::whole;
 use crate::journal::{Entry, Journal, Kind};
 use crate::program::refused;
 use crate::site::Site;
@@ -100,7 +101,7 @@ pub(crate) fn unpack(directory: &Path, archive: &[u8]) -> Result<(), BackendErro
     let mut archive = tar::Archive::new(archive);
     archive.set_preserve_permissions(true);
     let unpacked = archive.unpack(directory);
-    unpacked.map_err(|error| refused(format!("unpack into {}", directory.display()), error.to_string()))
+    unpacked.map_err(|error| refused(format!("unpack into {}", directory.display()), whole(&error)))
 }
 
 #[cfg(test)]

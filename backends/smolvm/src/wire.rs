@@ -168,8 +168,8 @@ pub(crate) struct Started {
     pub(crate) ended: oneshot::Receiver<Ended>,
     /// Ends the client when it is dropped or sent to.
     pub(crate) stop: oneshot::Sender<()>,
-    /// Told when a program that is announced begins.
-    pub(crate) begun: oneshot::Receiver<()>,
+    /// Told when the program begins, where that is announced.
+    pub(crate) begun: Option<oneshot::Receiver<()>>,
 }
 
 /// A line of standard error with which a program begins, which is for us alone, and who is told when it came. Lines before it are
@@ -249,8 +249,11 @@ pub(crate) fn start(
     });
     let (stop, mut stopped) = oneshot::channel();
     let (tell, ended) = oneshot::channel();
-    let (tell_begun, begun) = oneshot::channel();
-    let mut announcement = announcement.map(|line| Announcement { line, tell: tell_begun });
+    let announced = announcement.map(|line| {
+        let (tell, begun) = oneshot::channel();
+        (Announcement { line, tell }, begun)
+    });
+    let (mut announcement, begun) = announced.unzip();
     tokio::spawn(async move {
         loop {
             let passing = tokio::spawn(pass_on(child.stderr.take(), announcement, stderr));
@@ -488,7 +491,7 @@ mod tests {
             before
         };
         let (before, _) = tokio::join!(outcome, stderr.read_to_string(&mut err));
-        (started.begun.await.is_ok(), before, err)
+        (started.begun.unwrap().await.is_ok(), before, err)
     }
 
     #[rstest::rstest]

@@ -21,6 +21,7 @@ use crate::program::refused;
 use archive::Archive;
 pub(crate) use cache::Cache;
 use pack::Pack;
+pub(crate) use unpack::whole;
 
 /// Pieces of an archive.
 pub type Pieces = mpsc::Sender<Result<Bytes, String>>;

@@ -82,7 +82,7 @@ pub(super) enum UnpackError {
 }
 
 /// An error with its causes: the library's own words are only that it failed.
-fn whole(error: &io::Error) -> String {
+pub(crate) fn whole(error: &io::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(one) = cause {
